@@ -1,0 +1,1 @@
+"""Continual-learning streams as Avalanche benchmarks, and their registry."""

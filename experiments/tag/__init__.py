@@ -1,0 +1,1 @@
+"""The tables of TAG (task-based accumulated gradients)."""

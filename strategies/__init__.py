@@ -1,0 +1,1 @@
+"""Avalanche plugins, strategies, metrics, loaders and checkpoints."""
