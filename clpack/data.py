@@ -77,4 +77,4 @@ class PixelPermutation(BatchTransform):
                 f"the permutation is over {len(self.permutation)} pixels, "
                 f"but images of shape {tuple(images.shape)} have {pixels.shape[-1]}"
             )
-        return pixels[..., self.permutation].view_as(images)
+        return pixels.index_select(-1, self.permutation).view_as(images)

@@ -1,1 +1,5 @@
 """Optimizers for continual learning."""
+
+from .tag import TAG
+
+__all__ = ["TAG"]
