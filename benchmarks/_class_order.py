@@ -1,0 +1,100 @@
+"""Which classes a stream shows in which order, decided and checked before any data is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Integral
+
+import torch
+
+__all__ = ["check_n_experiences", "check_seed", "class_order"]
+
+
+def check_n_experiences(n_experiences: int) -> None:
+    """Raises unless ``n_experiences`` is a positive integer."""
+    if isinstance(n_experiences, bool) or not isinstance(n_experiences, Integral):
+        raise TypeError(
+            f"n_experiences must be an integer, got {n_experiences!r} of type {type(n_experiences).__name__}"
+        )
+    if n_experiences < 1:
+        raise ValueError(f"n_experiences must be at least 1, got {n_experiences}")
+
+
+def check_seed(seed: int) -> None:
+    """Raises unless ``seed`` is a non-negative integer."""
+    if isinstance(seed, bool) or not isinstance(seed, Integral):
+        raise TypeError(f"seed must be an integer, got {seed!r} of type {type(seed).__name__}")
+    if seed < 0:
+        raise ValueError(f"seed must not be negative, got {seed}")
+
+
+def class_order(
+    n_classes: int,
+    n_experiences: int,
+    *,
+    seed: int | None,
+    shuffle: bool,
+    fixed_class_order: Sequence[int] | None,
+    n_first: int = 0,
+) -> list[int]:
+    """Returns the classes in the order of the stream: the order Avalanche itself takes for the same arguments.
+
+    Avalanche reseeds the global generators to shuffle. Given this list as ``fixed_class_order`` it draws nothing,
+    so that building a benchmark leaves every global generator as it was.
+
+    Args:
+        n_classes: the classes of the data set are ``0..n_classes - 1``.
+        n_experiences: number of experiences, which must share the classes evenly.
+        seed: seed of the shuffled order; None takes the order that the present state of torch's global
+            generator gives.
+        shuffle: False keeps the ascending order.
+        fixed_class_order: the order to use instead, possibly of a part of the classes.
+        n_first: number of classes in the first experience, if it differs from the others; 0 if it does not.
+
+    Raises:
+        TypeError: if ``n_experiences``, ``seed`` or a class is not an integer.
+        ValueError: if the experiences cannot share the classes evenly, or the fixed order is empty, names a class
+            twice or one that does not exist.
+    """
+    check_n_experiences(n_experiences)
+    if seed is not None:
+        check_seed(seed)
+    if fixed_class_order is not None:
+        order = _checked_order(fixed_class_order, n_classes)
+    elif shuffle:
+        generator = torch.Generator()
+        if seed is None:
+            generator.set_state(torch.get_rng_state())
+        else:
+            generator.manual_seed(int(seed))
+        order = torch.randperm(n_classes, generator=generator).tolist()
+    else:
+        order = list(range(n_classes))
+
+    n_shared = len(order) - n_first
+    allowed = [d + bool(n_first) for d in range(1, n_shared + 1) if n_shared % d == 0]
+    if n_experiences not in allowed:
+        after = f" after a first experience of {n_first}" if n_first else ""
+        raise ValueError(
+            f"n_experiences must divide the {len(order)} classes evenly{after}: "
+            f"got {n_experiences}, expected one of {allowed}"
+        )
+    return order
+
+
+def _checked_order(fixed_class_order: Sequence[int], n_classes: int) -> list[int]:
+    for label in fixed_class_order:
+        if isinstance(label, bool) or not isinstance(label, Integral):
+            raise TypeError(
+                f"fixed_class_order must hold integer classes, got {label!r} of type {type(label).__name__}"
+            )
+    order = [int(label) for label in fixed_class_order]
+    if not order:
+        raise ValueError("fixed_class_order must name at least one class, got none; None takes all classes")
+    unknown = sorted({label for label in order if not 0 <= label < n_classes})
+    if unknown:
+        raise ValueError(f"fixed_class_order must name classes 0..{n_classes - 1}, got the unknown {unknown}")
+    repeated = sorted({label for label in order if order.count(label) > 1})
+    if repeated:
+        raise ValueError(f"fixed_class_order must name each class once, got {repeated} more than once")
+    return order

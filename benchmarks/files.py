@@ -1,0 +1,227 @@
+"""Data sets on the local disk: where they lie, which files they have, whether these are the right ones.
+
+clpack never downloads. A stream calls :func:`check_files` before it opens anything, and a user who lacks a file is
+told its name, its origin and its place. The MD5 of every file is checked at each opening: MNIST's 55 MB take 0.1 s
+(measured, one core), little beside the seconds that importing Avalanche takes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from clpack.names import unknown_name
+
+__all__ = [
+    "DataFile",
+    "DataSet",
+    "FileStatus",
+    "check_files",
+    "describe_data_sets",
+    "resolve_dataset_root",
+    "verify_data_sets",
+]
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """One file of a data set.
+
+    Attributes:
+        path: where it lies, relative to the dataset root, with forward slashes.
+        md5: MD5 of its content, 32 hexadecimal digits.
+    """
+
+    path: str
+    md5: str
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set as it must lie on the disk.
+
+    Attributes:
+        name: its name, e.g. ``"MNIST"``.
+        url: where its files can be had.
+        preparation: what to do with what ``url`` gives, one sentence.
+        files: all files that the streams read.
+    """
+
+    name: str
+    url: str
+    preparation: str
+    files: tuple[DataFile, ...]
+
+
+@dataclass(frozen=True)
+class FileStatus:
+    """What was found where a file of a data set should be.
+
+    Attributes:
+        data_set: name of the data set.
+        path: the full path of the file.
+        problem: None for the right file; otherwise what is wrong with it.
+    """
+
+    data_set: str
+    path: Path
+    problem: str | None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the file is there and has the right content."""
+        return self.problem is None
+
+
+def _mnist_like(name: str, url: str, md5: dict[str, str]) -> DataSet:
+    return DataSet(
+        name=name,
+        url=url,
+        preparation=f"Download the four .gz files and gunzip them into {name}/raw.",
+        files=tuple(DataFile(f"{name}/raw/{file}", digest) for file, digest in md5.items()),
+    )
+
+
+def _cifar(name: str, folder: str, archive: str, md5: dict[str, str]) -> DataSet:
+    return DataSet(
+        name=name,
+        url=f"https://www.cs.toronto.edu/~kriz/{archive}",
+        preparation=f"Download and unpack {archive}; it brings the folder {folder}.",
+        files=tuple(DataFile(f"{folder}/{file}", digest) for file, digest in md5.items()),
+    )
+
+
+_DATA_SETS = {
+    data_set.name: data_set
+    for data_set in (
+        _mnist_like(
+            "MNIST",
+            "https://ossci-datasets.s3.amazonaws.com/mnist/",
+            {
+                "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+                "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+                "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+                "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+            },
+        ),
+        _mnist_like(
+            "FashionMNIST",
+            "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+            {
+                "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+                "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
+                "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
+                "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
+            },
+        ),
+        _cifar(
+            "CIFAR10",
+            "cifar-10-batches-py",
+            "cifar-10-python.tar.gz",
+            {
+                "data_batch_1": "c99cafc152244af753f735de768cd75f",
+                "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+                "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+                "data_batch_4": "634d18415352ddfa80567beed471001a",
+                "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+                "test_batch": "40351d587109b95175f43aff81a1287e",
+                "batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
+            },
+        ),
+        _cifar(
+            "CIFAR100",
+            "cifar-100-python",
+            "cifar-100-python.tar.gz",
+            {
+                "train": "16019d7e3df5f24257cddd939b257f8d",
+                "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
+                "meta": "7973b15100ade9c7d40fb424638fde48",
+            },
+        ),
+    )
+}
+
+
+def resolve_dataset_root(dataset_root: str | os.PathLike[str] | None = None) -> Path:
+    """Returns the folder that holds the data sets.
+
+    Args:
+        dataset_root: the folder; None takes the environment variable ``CLPACK_DATA``, and if that is unset or
+            empty, ``~/.clpack``.
+    """
+    return Path(dataset_root or os.environ.get("CLPACK_DATA") or "~/.clpack").expanduser()
+
+
+def describe_data_sets() -> list[DataSet]:
+    """Returns every data set that the streams read from files."""
+    return list(_DATA_SETS.values())
+
+
+def verify_data_sets(
+    dataset_root: str | os.PathLike[str] | None = None, names: Iterable[str] | None = None
+) -> list[FileStatus]:
+    """Compares the files on the disk with what they should be.
+
+    Args:
+        dataset_root: see :func:`resolve_dataset_root`.
+        names: the data sets to look at; None means all of them.
+
+    Returns:
+        The status of each file, in the order of the data sets and their files.
+
+    Raises:
+        ValueError: if there is no data set of a given name.
+    """
+    root = resolve_dataset_root(dataset_root)
+    return [
+        FileStatus(data_set.name, root / file.path, _problem(root / file.path, file.md5))
+        for data_set in map(_find, _DATA_SETS if names is None else names)
+        for file in data_set.files
+    ]
+
+
+def check_files(name: str, dataset_root: str | os.PathLike[str] | None = None) -> Path:
+    """Returns the folder that holds the data set ``name``, after a check of its files.
+
+    Args:
+        name: the data set.
+        dataset_root: see :func:`resolve_dataset_root`.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if a file has another content than it should have, or there is no such data set.
+    """
+    data_set = _find(name)
+    root = resolve_dataset_root(dataset_root)
+    bad = [status for status in verify_data_sets(root, [name]) if not status.ok]
+    if bad:
+        missing = any(not status.path.exists() for status in bad)
+        raise (FileNotFoundError if missing else ValueError)(
+            f"data set {name} cannot be opened, {len(bad)} of its {len(data_set.files)} files are missing or wrong:\n"
+            + "".join(f"  {status.path}: {status.problem}\n" for status in bad)
+            + f"Source: {data_set.url}\n{data_set.preparation} All of it belongs under the dataset root {root}; "
+            "name another root with dataset_root=... or the environment variable CLPACK_DATA. "
+            "clpack downloads nothing by itself."
+        )
+    return root
+
+
+def _find(name: str) -> DataSet:
+    if name not in _DATA_SETS:
+        raise ValueError(unknown_name("data set", name, _DATA_SETS))
+    return _DATA_SETS[name]
+
+
+def _problem(path: Path, md5: str) -> str | None:
+    if not path.exists():
+        return "missing"
+    if not path.is_file():
+        return "not a file"
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if found != md5:
+        return f"wrong content, MD5 {found} ({path.stat().st_size} bytes) where {md5} is expected"
+    return None

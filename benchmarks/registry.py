@@ -1,0 +1,133 @@
+"""The streams by name: list them, describe them, open them.
+
+Only :func:`get` and :func:`load_function` import Avalanche; names and descriptions come from the table below.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Literal
+
+from clpack.names import unknown_name
+
+__all__ = ["Scenario", "StreamInfo", "describe", "get", "load_function", "names"]
+
+Scenario = Literal["class-incremental", "task-incremental", "domain-incremental"]
+"""What changes from one experience to the next, and whether a task label tells which one it is."""
+
+
+@dataclass(frozen=True)
+class StreamInfo:
+    """What there is to know about a stream before opening it.
+
+    Attributes:
+        name: name of the stream and of its function in ``clpack.benchmarks``.
+        module: module of ``clpack.benchmarks`` that defines the function.
+        scenarios: the forms it comes in: the default one first, then the one of ``return_task_id=True``.
+        n_classes: number of classes in the data set.
+        image_shape: shape ``(C, H, W)`` of an image.
+        data_set: name of the data set in ``describe_data_sets()``; None if the images come with scikit-learn.
+        reference: where the stream, or else its data, was introduced.
+    """
+
+    name: str
+    module: str
+    scenarios: tuple[Scenario, ...]
+    n_classes: int
+    image_shape: tuple[int, int, int]
+    data_set: str | None
+    reference: str
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the stream needs no files besides the installed packages."""
+        return self.data_set is None
+
+    def __str__(self) -> str:
+        source = "embedded (scikit-learn digits)" if self.embedded else f"local files of {self.data_set}"
+        return (
+            f"{self.name}: {', '.join(self.scenarios)}\n"
+            f"  data       {source}\n"
+            f"  classes    {self.n_classes}\n"
+            f"  images     {' x '.join(map(str, self.image_shape))}\n"
+            f"  reference  {self.reference}"
+        )
+
+
+_SPLIT: tuple[Scenario, ...] = ("class-incremental", "task-incremental")
+_SHIFTED: tuple[Scenario, ...] = ("domain-incremental", "task-incremental")
+
+_DIGITS = "E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI 1998, doi:10.24432/C50P49"
+_ZENKE = "F. Zenke et al., Continual Learning Through Synaptic Intelligence, ICML 2017, arXiv:1703.04200"
+_GOODFELLOW = "I. Goodfellow et al., An Empirical Investigation of Catastrophic Forgetting, 2013, arXiv:1312.6211"
+_LOPEZ_PAZ = "D. Lopez-Paz and M. Ranzato, Gradient Episodic Memory, NeurIPS 2017, arXiv:1706.08840"
+_XIAO = "H. Xiao et al., Fashion-MNIST, 2017, arXiv:1708.07747"
+
+_STREAMS = {
+    info.name: info
+    for info in (
+        StreamInfo("SplitDigits", "digits", _SPLIT, 10, (1, 8, 8), None, _DIGITS),
+        StreamInfo("PermutedDigits", "digits", _SHIFTED, 10, (1, 8, 8), None, _DIGITS),
+        StreamInfo("SplitMNIST", "vision", _SPLIT, 10, (1, 28, 28), "MNIST", _ZENKE),
+        StreamInfo("PermutedMNIST", "vision", _SHIFTED, 10, (1, 28, 28), "MNIST", _GOODFELLOW),
+        StreamInfo("RotatedMNIST", "vision", _SHIFTED, 10, (1, 28, 28), "MNIST", _LOPEZ_PAZ),
+        StreamInfo("SplitFMNIST", "vision", _SPLIT, 10, (1, 28, 28), "FashionMNIST", _XIAO),
+        StreamInfo("SplitCIFAR10", "vision", _SPLIT, 10, (3, 32, 32), "CIFAR10", _ZENKE),
+        StreamInfo("SplitCIFAR100", "vision", _SPLIT, 100, (3, 32, 32), "CIFAR100", _ZENKE),
+    )
+}
+
+
+def names() -> list[str]:
+    """Returns the names of all streams, the embedded ones first."""
+    return list(_STREAMS)
+
+
+def describe(name: str) -> StreamInfo:
+    """Returns the description of a stream; ``print`` shows it in full.
+
+    Raises:
+        ValueError: if there is no stream of this name.
+    """
+    if name not in _STREAMS:
+        raise ValueError(unknown_name("stream", name, _STREAMS))
+    return _STREAMS[name]
+
+
+def load_function(name: str) -> Callable[..., Any]:
+    """Returns the function that opens the stream ``name``, importing its module and Avalanche.
+
+    Raises:
+        ValueError: if there is no stream of this name.
+    """
+    function: Callable[..., Any] = getattr(import_module(f".{describe(name).module}", __package__), name)
+    return function
+
+
+def get(name: str, **kwargs: Any) -> Any:
+    """Opens a stream.
+
+    Args:
+        name: one of :func:`names`.
+        **kwargs: the arguments of the stream's function, e.g. ``n_experiences=5, seed=0``.
+
+    Returns:
+        An Avalanche benchmark of the classic family, with ``train_stream`` and ``test_stream``.
+
+    Raises:
+        ValueError: if there is no stream of this name, or an argument has an impossible value.
+        TypeError: if the stream takes no argument of a given name, or one it needs is not given.
+        FileNotFoundError: if a file of its data set is missing.
+    """
+    function = load_function(name)
+    parameters = inspect.signature(function).parameters
+    for argument in kwargs:
+        if argument not in parameters:
+            raise TypeError(unknown_name(f"{name} argument", argument, parameters))
+    for parameter in parameters.values():
+        if parameter.default is parameter.empty and parameter.name not in kwargs:
+            raise TypeError(f"{name} needs the argument {parameter.name}, got {sorted(kwargs) or 'none'}")
+    return function(**kwargs)

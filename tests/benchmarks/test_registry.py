@@ -1,0 +1,89 @@
+"""The registry of streams: names, descriptions, opening by name."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+
+import clpack.benchmarks as benchmarks
+import pytest
+from clpack.benchmarks import describe, describe_data_sets, get, names
+
+
+def test_every_stream_is_described_exported_and_takes_the_common_arguments() -> None:
+    data_sets = {data_set.name for data_set in describe_data_sets()}
+    for name in names():
+        info = describe(name)
+        assert info.name == name
+        assert info.embedded == (info.data_set is None)
+        assert info.embedded or info.data_set in data_sets
+        assert name in benchmarks.__all__
+        function = getattr(benchmarks, name)
+        assert function.__name__ == name
+        assert function.__module__ == f"clpack.benchmarks.{info.module}"
+        assert {"n_experiences", "return_task_id", "seed", "dataset_root"} <= set(
+            inspect.signature(function).parameters
+        )
+
+
+def test_description_prints_what_a_user_asks_first() -> None:
+    assert str(describe("PermutedMNIST")) == (
+        "PermutedMNIST: domain-incremental, task-incremental\n"
+        "  data       local files of MNIST\n"
+        "  classes    10\n"
+        "  images     1 x 28 x 28\n"
+        "  reference  I. Goodfellow et al., An Empirical Investigation of Catastrophic Forgetting, 2013, "
+        "arXiv:1312.6211"
+    )
+    assert "embedded (scikit-learn digits)" in str(describe("SplitDigits"))
+
+
+@pytest.mark.parametrize("name", ["SplitDigits", "PermutedDigits"])
+def test_descriptions_agree_with_the_embedded_streams(name: str) -> None:
+    info, benchmark = describe(name), get(name, n_experiences=2)
+    assert benchmark.train_stream[0].dataset[0][0].shape == info.image_shape
+    assert len({c for experience in benchmark.train_stream for c in experience.classes_in_this_experience}) == (
+        info.n_classes
+    )
+
+
+def test_get_passes_the_arguments_on() -> None:
+    benchmark = get("SplitDigits", n_experiences=2, fixed_class_order=[3, 1], return_task_id=True)
+    assert benchmark.classes_order == [3, 1]
+    assert [experience.task_labels for experience in benchmark.train_stream] == [[0], [1]]
+
+
+def test_unknown_stream() -> None:
+    with pytest.raises(ValueError, match=r"unknown stream 'splitdigit': did you mean 'SplitDigits'\? expected one of"):
+        get("splitdigit")
+    with pytest.raises(ValueError, match="unknown stream 'xyz': expected one of SplitDigits, PermutedDigits, SplitMN"):
+        describe("xyz")
+
+
+def test_unknown_or_missing_argument() -> None:
+    with pytest.raises(
+        TypeError,
+        match=r"unknown SplitDigits argument 'n_experience': did you mean 'n_experiences'\? expected one of n_e.*root",
+    ):
+        get("SplitDigits", n_experience=5)
+    with pytest.raises(TypeError, match="SplitMNIST needs the argument n_experiences, got none"):
+        get("SplitMNIST")
+    with pytest.raises(TypeError, match=r"SplitMNIST needs the argument n_experiences, got \['seed'\]"):
+        get("SplitMNIST", seed=1)
+
+
+def test_no_such_attribute() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'SplitNothing'"):
+        _ = benchmarks.SplitNothing
+    assert "SplitDigits" in dir(benchmarks)
+
+
+def test_listing_imports_neither_torch_nor_avalanche() -> None:
+    program = (
+        "import sys; from clpack.benchmarks import describe, describe_data_sets, names\n"
+        "lines = [str(describe(name)) for name in names()] + describe_data_sets()\n"
+        "print(sorted({'torch', 'avalanche', 'sklearn', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
