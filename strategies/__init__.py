@@ -1,1 +1,107 @@
-"""Avalanche plugins, strategies, metrics, loaders and checkpoints."""
+"""Avalanche plugins, strategies, metrics, loaders and checkpoints.
+
+Everything listed in ``__all__`` is imported when it is first used: Avalanche alone takes several seconds.
+``names()``, ``describe(name)`` and ``get(name, ...)`` reach the strategies by name.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .registry import StrategyInfo, describe, get, names
+
+if TYPE_CHECKING:
+    from .baselines import AGEMPlugin
+    from .checkpoint import CheckpointPlugin, maybe_load_checkpoint, save_checkpoint
+    from .data import (
+        SAMPLE_ID,
+        add_samples,
+        attach_sample_ids,
+        batch_field,
+        dataset_field,
+        decode_sample_ids,
+        encode_sample_ids,
+        keep_samples,
+        replace_samples,
+        synthetic_dataset,
+    )
+    from .evaluation import AccuracyMatrix, PhaseCosts, average_accuracy_metrics, phase_cost_metrics
+    from .heads import MultiHeadModel, TaskMaskedModel, with_head
+    from .loader import ExperienceLoader, InMemoryLoaderPlugin, RandomStreamsPlugin
+    from .logging import LogFile, MetricsCSVLogger
+    from .tag import TAG, TAGPlugin
+
+_MODULES = {
+    "AGEMPlugin": "baselines",
+    "AccuracyMatrix": "evaluation",
+    "CheckpointPlugin": "checkpoint",
+    "ExperienceLoader": "loader",
+    "InMemoryLoaderPlugin": "loader",
+    "LogFile": "logging",
+    "MetricsCSVLogger": "logging",
+    "MultiHeadModel": "heads",
+    "PhaseCosts": "evaluation",
+    "RandomStreamsPlugin": "loader",
+    "SAMPLE_ID": "data",
+    "TAG": "tag",
+    "TAGPlugin": "tag",
+    "TaskMaskedModel": "heads",
+    "add_samples": "data",
+    "attach_sample_ids": "data",
+    "average_accuracy_metrics": "evaluation",
+    "batch_field": "data",
+    "dataset_field": "data",
+    "decode_sample_ids": "data",
+    "encode_sample_ids": "data",
+    "keep_samples": "data",
+    "maybe_load_checkpoint": "checkpoint",
+    "phase_cost_metrics": "evaluation",
+    "replace_samples": "data",
+    "save_checkpoint": "checkpoint",
+    "synthetic_dataset": "data",
+    "with_head": "heads",
+}
+
+__all__ = [
+    "SAMPLE_ID",
+    "TAG",
+    "AGEMPlugin",
+    "AccuracyMatrix",
+    "CheckpointPlugin",
+    "ExperienceLoader",
+    "InMemoryLoaderPlugin",
+    "LogFile",
+    "MetricsCSVLogger",
+    "MultiHeadModel",
+    "PhaseCosts",
+    "RandomStreamsPlugin",
+    "StrategyInfo",
+    "TAGPlugin",
+    "TaskMaskedModel",
+    "add_samples",
+    "attach_sample_ids",
+    "average_accuracy_metrics",
+    "batch_field",
+    "dataset_field",
+    "decode_sample_ids",
+    "describe",
+    "encode_sample_ids",
+    "get",
+    "keep_samples",
+    "maybe_load_checkpoint",
+    "names",
+    "phase_cost_metrics",
+    "replace_samples",
+    "save_checkpoint",
+    "synthetic_dataset",
+    "with_head",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(import_module(f".{_MODULES[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,50 @@
+"""What Avalanche's own baselines need to run here."""
+
+from __future__ import annotations
+
+import functools
+import random
+from typing import Any
+
+import torch
+from avalanche.training.plugins import AGEMPlugin as AvalancheAGEMPlugin
+from torch import Tensor
+
+__all__ = ["AGEMPlugin"]
+
+
+class AGEMPlugin(AvalancheAGEMPlugin):
+    """Avalanche's A-GEM with a memory that can be sampled after any number of experiences, and resumed.
+
+    The original keeps an open iterator, which no checkpoint can hold, and draws ``sample_size // experiences`` samples
+    from each buffer, which fails once that is 0. Here ``sample_size`` samples are drawn at each step without
+    replacement from the joint memory (all of it, if it is smaller).
+
+    Args:
+        patterns_per_experience: samples stored per experience.
+        sample_size: samples in the batch that gives the reference gradient.
+
+    Raises:
+        ValueError: if either is not positive.
+    """
+
+    def __init__(self, patterns_per_experience: int, sample_size: int) -> None:
+        if patterns_per_experience < 1 or sample_size < 1:
+            raise ValueError(
+                "patterns_per_experience and sample_size must be positive, "
+                f"got {patterns_per_experience} and {sample_size}"
+            )
+        super().__init__(patterns_per_experience, sample_size)
+
+    def update_memory(self, dataset: Any, **kwargs: Any) -> None:
+        """Stores a random part of the experience."""
+        if len(dataset) > self.patterns_per_experience:
+            dataset = dataset.subset(random.sample(range(len(dataset)), self.patterns_per_experience))
+        self.buffers.append(dataset)
+
+    def sample_from_memory(self) -> list[Tensor]:
+        """Draws the batch for the reference gradient."""
+        memory = functools.reduce(lambda joint, buffer: joint.concat(buffer), self.buffers)
+        chosen = torch.randperm(len(memory))[: self.sample_size].tolist()
+        batch: list[Tensor] = memory.collate_fn([memory[index] for index in chosen])
+        return batch

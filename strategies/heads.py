@@ -1,0 +1,126 @@
+"""Output layers for the three settings of continual learning, on any network with ``features`` and a ``linear`` head.
+
+=================  ============================================================================================
+``"single"``       the network as it is: one output per class of the stream, all of them used at all times
+``"masked"``       one output per class; those outside the classes of a sample's task are switched off (TAG's protocol)
+``"incremental"``  outputs are added when classes arrive (Avalanche's ``IncrementalClassifier``)
+``"multi"``        a head of its own for every task (Avalanche's ``MultiHeadClassifier``)
+=================  ============================================================================================
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from avalanche.models import IncrementalClassifier, MultiHeadClassifier, MultiTaskModule
+from torch import Tensor, nn
+
+__all__ = ["MultiHeadModel", "TaskMaskedModel", "with_head"]
+
+Head = Literal["single", "masked", "incremental", "multi"]
+
+_MASKED = -1e11  # what the authors of TAG write over the logits of other tasks: finite, and exactly zero after softmax
+
+
+def with_head(model: Any, head: Head) -> nn.Module:
+    """Gives ``model`` the output layer of a setting; see the table of this module.
+
+    Args:
+        model: a network with ``features``, ``num_features`` and ``linear``, such as :class:`clpack.models.MLP`. It is
+            changed in place.
+        head: ``"single"``, ``"masked"``, ``"incremental"`` or ``"multi"``.
+
+    Returns:
+        The model to give to a strategy.
+
+    Raises:
+        ValueError: if ``head`` is unknown.
+        TypeError: if ``model`` lacks ``features``, ``num_features`` or ``linear``.
+    """
+    missing = [name for name in ("features", "num_features", "linear") if not hasattr(model, name)]
+    if missing:
+        raise TypeError(f"{type(model).__name__} has no {', '.join(missing)}: give a classifier of clpack.models")
+    if head == "single":
+        return model  # type: ignore[no-any-return]
+    if head == "masked":
+        return TaskMaskedModel(model, model.linear.out_features)
+    if head == "incremental":
+        model.linear = IncrementalClassifier(model.num_features, initial_out_features=1)
+        return model  # type: ignore[no-any-return]
+    if head == "multi":
+        return MultiHeadModel(model)
+    raise ValueError(f"head must be 'single', 'masked', 'incremental' or 'multi', got {head!r}")
+
+
+class TaskMaskedModel(MultiTaskModule):
+    """A single-headed network whose logits outside the classes of the sample's task are set to -1e11.
+
+    The other rows of the head then get exactly zero gradient. The classes of a task are learned from the experiences,
+    as Avalanche announces them. On a stream without task labels (label 0 everywhere) the mask leaves the classes
+    announced so far.
+
+    Args:
+        model: maps images to ``(B, num_classes)`` logits.
+        num_classes: number of outputs.
+    """
+
+    class_mask: Tensor
+
+    def __init__(self, model: nn.Module, num_classes: int) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("class_mask", torch.zeros(0, num_classes, dtype=torch.bool))
+
+    def adaptation(self, experience: Any) -> None:
+        """Learns which classes belong to the tasks of ``experience``."""
+        super().adaptation(experience)
+        classes = sorted(experience.classes_in_this_experience)
+        labels = sorted(set(experience.task_labels))
+        num_classes = self.class_mask.shape[1]
+        if classes[-1] >= num_classes:
+            raise ValueError(
+                f"experience {experience.current_experience} has class {classes[-1]}, but the model has only "
+                f"{num_classes} outputs; build it with num_classes={classes[-1] + 1} or more"
+            )
+        rows = max(len(self.class_mask), labels[-1] + 1)
+        mask = self.class_mask.new_zeros((rows, num_classes))
+        mask[: len(self.class_mask)] = self.class_mask
+        for label in labels:
+            mask[label, classes] = True
+        self.class_mask = mask
+
+    def forward(self, images: Tensor, task_labels: Tensor | None) -> Tensor | dict[int, Tensor]:
+        """Maps images ``(B, ...)`` and their task labels ``(B,)`` to logits ``(B, num_classes)``.
+
+        Without task labels it returns, as Avalanche's models do, the logits for every task trained so far, by label.
+        """
+        logits: Tensor = self.model(images)
+        masked = max(_MASKED, torch.finfo(logits.dtype).min)
+        if task_labels is None:
+            return {
+                label: logits.masked_fill(~self.class_mask[label], masked) for label in self.known_train_tasks_labels
+            }
+        return logits.masked_fill(~self.class_mask[task_labels], masked)
+
+
+class MultiHeadModel(MultiTaskModule):
+    """The features of a network, and a head for every task that grows with its classes.
+
+    Args:
+        model: a network with ``features`` and ``num_features``; its own head is dropped.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        model.linear = nn.Identity()
+        self.model = model
+        self.heads = MultiHeadClassifier(model.num_features, initial_out_features=1)
+
+    def forward(self, images: Tensor, task_labels: Tensor | None) -> Tensor | dict[int, Tensor]:
+        """Maps images ``(B, ...)`` and their task labels ``(B,)`` to logits ``(B, largest head)``.
+
+        Without task labels it returns, as Avalanche's models do, the logits for every task trained so far, by label.
+        """
+        logits: Tensor | dict[int, Tensor] = self.heads(self.model(images), task_labels)
+        return logits

@@ -1,0 +1,77 @@
+"""The strategies by name."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from avalanche.training.plugins import EWCPlugin, ReplayPlugin
+from avalanche.training.supervised import Cumulative, Naive
+
+from clpack import strategies
+from clpack.optim import TAG
+
+
+def test_every_strategy_trains(make_stream, make_model):
+    stream = make_stream(5)
+    for name in strategies.names():
+        model = make_model()
+        strategy = strategies.get(name, model=model, lr=0.01, train_mb_size=32, train_epochs=2)
+        for experience in stream.train_stream[:2]:
+            strategy.train(experience)
+        weights = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+        assert torch.isfinite(weights).all(), name
+        assert not torch.equal(model.linear.weight, make_model().linear.weight), name
+
+
+def test_options_reach_plugin_and_optimizer(make_model):
+    strategy = strategies.get("Replay", model=make_model(), lr=0.01, mem_size=7, momentum=0.5, train_mb_size=3)
+    (plugin,) = [plugin for plugin in strategy.plugins if isinstance(plugin, ReplayPlugin)]
+    assert plugin.mem_size == 7
+    assert isinstance(strategy.optimizer, torch.optim.SGD)
+    assert strategy.optimizer.param_groups[0]["momentum"] == 0.5
+    assert strategy.train_mb_size == strategy.eval_mb_size == 3
+    assert type(strategies.get("Cumulative", model=make_model(), lr=0.1)) is Cumulative
+
+
+def test_hybrids_are_baselines_with_a_tag_optimizer(make_model):
+    strategy = strategies.get("EWC", model=make_model(), lr=0.01, optimizer="TAG-Adam", b=7.0, ewc_lambda=3.0)
+    assert type(strategy) is Naive
+    assert isinstance(strategy.optimizer, TAG)
+    assert (strategy.optimizer.defaults["base"], strategy.optimizer.defaults["b"]) == ("adam", 7.0)
+    kinds = [type(plugin) for plugin in strategy.plugins]
+    assert kinds.index(strategies.TAGPlugin) < kinds.index(EWCPlugin)
+
+
+def test_descriptions_name_options_and_reference():
+    text = str(strategies.describe("EWC"))
+    assert "ewc_lambda=1.0" in text
+    assert "Kirkpatrick" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "error", "message"),
+    [
+        (
+            "Replai",
+            {},
+            ValueError,
+            "unknown strategy 'Replai': did you mean 'Replay'.* expected one of Naive, Cumulative",
+        ),
+        ("Naive", {"lr": 0.0}, ValueError, "lr must be positive, got 0.0"),
+        ("Naive", {"optimizer": "adam"}, ValueError, "unknown optimizer 'adam': did you mean 'Adam'"),
+        ("Replay", {"memory_size": 3}, TypeError, "unknown Replay option 'memory_size': did you mean 'mem_size'"),
+        ("AGEM", {"sample_size": 0}, ValueError, "must be positive, got 20 and 0"),
+        ("TAG", {"b": -1.0}, ValueError, "b must be non-negative"),
+    ],
+)
+def test_bad_input(make_model, name, options, error, message):
+    with pytest.raises(error, match=message):
+        strategies.get(name, model=make_model(), **{"lr": 0.1, **options})
+
+
+def test_names_do_not_load_avalanche():
+    code = "import sys, clpack.strategies as s; s.names(), s.describe('TAG'); print({'torch', 'avalanche'} & {*sys.modules})"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
