@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
+from avalanche.benchmarks import CLScenario
 from avalanche.benchmarks.utils.data import AvalancheDataset
 from avalanche.evaluation import PluginMetric
 from avalanche.evaluation.metric_results import MetricValue
@@ -239,6 +240,8 @@ def _nbytes(value: Any, seen: set[int]) -> int:
         return value.nbytes
     if isinstance(value, np.ndarray):
         return int(value.nbytes)
+    if isinstance(value, CLScenario):  # the benchmark is not the strategy's
+        return 0
     if isinstance(value, AvalancheDataset):
         return len(value) * value[0][0].nbytes if len(value) and isinstance(value[0][0], Tensor) else 0
     return sum(_nbytes(part, seen) for part in _parts(value))

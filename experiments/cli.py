@@ -1,0 +1,223 @@
+"""The command line: ``clpack list | run | report | demo | data``.
+
+Only what a command needs is imported, so that ``clpack --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import restricted_string_type
+
+from clpack import __version__
+
+from .config import Experiment
+
+__all__ = ["main", "main_of_table"]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+        arguments: the arguments; None takes those of the process.
+
+    Returns:
+        Exit status: 0; 1 if a cell failed or a data set is not as it should be; 2 for bad input; 130 after Ctrl-C.
+    """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    command = options.command
+    try:
+        return _COMMANDS[command](options[command])
+    except (ValueError, TypeError, FileNotFoundError, ImportError) as error:
+        print(f"clpack {command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def main_of_table(experiment: Experiment) -> NoReturn:
+    """Does what ``clpack run TABLE`` does, for the module of a table that is run as a script."""
+    sys.exit(main(["run", experiment.name, *sys.argv[1:]]))
+
+
+_Seeds = restricted_string_type("1,2,3", r"^\d+(,\d+)*$")
+_Shard = restricted_string_type("I/N", r"^\d+/\d+$")
+
+
+class _Parser(ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        print(f"{self.prog.replace(' [options]', '')}: {' '.join(message.split())} (see --help)", file=sys.stderr)
+        sys.exit(2)
+
+
+def _parser() -> ArgumentParser:
+    parser = _Parser(prog="clpack", description="Continual-learning tables, from data to report.", version=__version__)
+    commands = parser.add_subcommands(required=True, dest="command")
+
+    listing = _Parser(description="List what there is.")
+    listing.add_argument("what", nargs="?", choices=list(_LISTS), help="only one kind (default: all)")
+    commands.add_subcommand("list", listing, help="list tables, streams and strategies")
+
+    demo = _Parser(description="Compare strategies on digits streams: 3 seeds, about 3 minutes on 2 cores.")
+    demo.add_argument("--out", default="results/demo", metavar="DIR", help="folder of the results")
+    demo.add_argument("--smoke", action="store_true", help="the smallest run that goes through everything")
+    commands.add_subcommand("demo", demo, help="a comparison on real data, in minutes")
+
+    run = _Parser(description="Compute the unfinished cells of a table, then write its report.")
+    run.add_argument("table", metavar="TABLE", help="name of the table, see clpack list tables")
+    run.add_argument("--config", action="config", metavar="FILE", help="YAML or JSON file with these options")
+    run.add_argument(
+        "--set",
+        action=_Settings,
+        nargs="+",
+        default={},
+        metavar="KEY=VALUE",
+        help="change a setting of every cell, e.g. train_epochs=2 strategy.lr=0.1 (values are JSON, else text)",
+    )
+    run.add_argument("--preset", default="paper", metavar="NAME", help="a variant of the table, e.g. short")
+    run.add_argument("--smoke", action="store_true", help="the same as --preset smoke")
+    run.add_argument("--seeds", type=list[int] | _Seeds, metavar="1,2,3", help="seeds instead of those of the table")
+    run.add_argument("--out", default="results", metavar="DIR", help="folder of the results, may be shared")
+    run.add_argument("--jobs", type=int, default=1, metavar="N", help="cells at a time; with Ray, cells per GPU")
+    run.add_argument("--shard", type=_Shard, metavar="I/N", help="compute only part I of N, I from 0 to N-1")
+    run.add_argument("--executor", choices=["local", "ray"], default="local", help="where cells are computed")
+    run.add_argument("--address", metavar="HOST:PORT", help="Ray cluster; without it, Ray runs on this machine")
+    run.add_argument("--checkpoint-every", type=int, default=1000, metavar="N", help="iterations between checkpoints")
+    commands.add_subcommand("run", run, help="compute a table")
+
+    report = _Parser(description="Write the report of a result folder again.")
+    report.add_argument("directory", metavar="DIR", help="folder given to run as --out")
+    commands.add_subcommand("report", report, help="write the report of a result folder")
+
+    data = _Parser(description="Look after the data sets on this machine. Nothing is ever downloaded.")
+    data.add_argument("action", choices=["list", "verify"], help="list what is needed, or check the files")
+    data.add_argument("--dataset-root", metavar="DIR", help="folder of the data (default: CLPACK_DATA or ~/.clpack)")
+    commands.add_subcommand("data", data, help="list or check data sets")
+    return parser
+
+
+class _Settings(argparse.Action):
+    """Collects ``key=value`` pairs; on the command line they are added to those of the file."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        settings = dict(getattr(namespace, self.dest) or {})
+        for pair in values:
+            key, equals, text = pair.partition("=")
+            if not equals:
+                parser.error(f"--set takes KEY=VALUE, got {pair!r}")
+            settings[key] = _value(text)
+        setattr(namespace, self.dest, settings)
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _integers(text: str, separator: str) -> list[int]:
+    return [int(part) for part in text.split(separator)]
+
+
+def _list(options: Namespace) -> int:
+    for what in [options.what] if options.what else _LISTS:
+        print(f"{what}:")
+        entries = _LISTS[what]()
+        width = max(map(len, entries), default=0)
+        for name, description in entries.items():
+            print(f"  {name:<{width}}  {description}")
+    return 0
+
+
+def _tables() -> Mapping[str, str]:
+    from . import tables
+
+    return {name: tables.get(name).title for name in tables.names()}
+
+
+def _streams() -> Mapping[str, str]:
+    import clpack.benchmarks
+
+    return {name: ", ".join(clpack.benchmarks.describe(name).scenarios) for name in clpack.benchmarks.names()}
+
+
+def _strategies() -> Mapping[str, str]:
+    import clpack.strategies
+
+    return {name: clpack.strategies.describe(name).summary for name in clpack.strategies.names()}
+
+
+def _run(options: Namespace) -> int:
+    from . import tables
+    from .report import print_tables, report
+    from .run import run_experiment
+
+    if options.smoke and options.preset not in ("paper", "smoke"):
+        raise ValueError(f"--smoke is --preset smoke, but --preset {options.preset} is given as well; drop one")
+    shard = None
+    if options.shard is not None:
+        index, n_shards = _integers(options.shard, "/")
+        shard = (index, n_shards)
+    summary = run_experiment(
+        tables.get(options.table),
+        preset="smoke" if options.smoke else options.preset,
+        seeds=_integers(options.seeds, ",") if isinstance(options.seeds, str) else options.seeds,
+        overrides=options.set,
+        out=options.out,
+        jobs=options.jobs,
+        shard=shard,
+        executor=options.executor,
+        address=options.address,
+        checkpoint_every=options.checkpoint_every,
+    )
+    print_tables(summary.out, [summary.table])
+    print(summary)
+    print(f"report: {report(summary.out).html}")
+    return 1 if summary.with_status("failed") else 0
+
+
+def _report(options: Namespace) -> int:
+    from .report import report
+
+    print(report(options.directory).html)
+    return 0
+
+
+def _demo(options: Namespace) -> int:
+    from .demo import run_demo
+
+    return run_demo(out=options.out, smoke=options.smoke)
+
+
+def _data(options: Namespace) -> int:
+    from clpack.benchmarks.files import describe_data_sets, verify_data_sets
+
+    if options.action == "list":
+        for data_set in describe_data_sets():
+            print(f"{data_set.name}: {len(data_set.files)} files\n  {data_set.url}\n  {data_set.preparation}")
+        return 0
+    statuses = verify_data_sets(options.dataset_root)
+    for status in statuses:
+        print(f"{'ok     ' if status.ok else 'problem'}  {status.path}{'' if status.ok else f': {status.problem}'}")
+    return 0 if all(status.ok for status in statuses) else 1
+
+
+_LISTS = {"tables": _tables, "streams": _streams, "strategies": _strategies}
+_COMMANDS = {"list": _list, "demo": _demo, "run": _run, "report": _report, "data": _data}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,343 @@
+"""What to run: the resolved configuration of one cell, and the tables (experiments) that cells come from.
+
+This module imports neither torch nor Avalanche, so tables can be listed and hashed at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from clpack.names import unknown_name
+
+__all__ = ["METRICS", "Column", "Component", "Experiment", "Metric", "Reference", "Row", "RunConfig"]
+
+_COMPONENTS = ("stream", "model", "strategy")
+_LABELS = ("table", "row", "column")
+_COUNTS = ("train_epochs", "train_mb_size", "eval_mb_size", "num_threads")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a number computed from the accuracy matrix is printed.
+
+    Attributes:
+        label: its name in tables.
+        unit: the unit it is printed in.
+        scale: printed value = ``scale`` times the stored fraction.
+        decimals: digits after the point.
+        higher_is_better: which end is printed in bold.
+    """
+
+    label: str
+    unit: str
+    scale: float
+    decimals: int
+    higher_is_better: bool
+
+
+#: The numbers of a finished cell, by the name of the function in :mod:`clpack.metrics` that computes them.
+METRICS: Mapping[str, Metric] = {
+    "average_accuracy": Metric("Average accuracy", "%", 100, 2, True),
+    "forgetting": Metric("Forgetting", "fraction", 1, 3, False),
+    "learning_accuracy": Metric("Learning accuracy", "%", 100, 2, True),
+    "backward_transfer": Metric("Backward transfer", "fraction", 1, 3, True),
+}
+
+
+@dataclass(frozen=True)
+class Component:
+    """A stream, a model or a strategy: its registry name and its options.
+
+    Args:
+        name: registry name, e.g. ``"split_digits"``.
+        options: keyword arguments by name; anything JSON can hold (tuples become lists).
+
+    Raises:
+        TypeError: if an option cannot be written as JSON.
+    """
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        try:
+            canonical = json.loads(json.dumps(self.options, allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"options of {self.name!r} must be plain JSON values (numbers, text, lists, mappings), "
+                f"got {self.options!r}: {error}"
+            ) from error
+        object.__setattr__(self, "options", canonical)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One cell of a table, fully resolved: everything that its result depends on.
+
+    Args:
+        stream: the benchmark.
+        model: the network.
+        strategy: the training strategy, with its optimizer.
+        train_epochs: epochs per experience; default 1.
+        train_mb_size: samples per training minibatch; default 10.
+        eval_mb_size: samples per evaluation minibatch; default 128.
+        seed: the seed that every random stream of the run is derived from; default 1.
+        device: torch device; default ``"cpu"``.
+        num_threads: torch threads, fixed because they change the order of additions; default 1.
+        table: name of the table, a label.
+        row: label of the row.
+        column: label of the column.
+
+    Raises:
+        TypeError, ValueError: if a number is not what it has to be.
+    """
+
+    stream: Component
+    model: Component
+    strategy: Component
+    train_epochs: int = 1
+    train_mb_size: int = 10
+    eval_mb_size: int = 128
+    seed: int = 1
+    device: str = "cpu"
+    num_threads: int = 1
+    table: str = ""
+    row: str = ""
+    column: str = ""
+
+    def __post_init__(self) -> None:
+        for name in (*_COUNTS, "seed"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"{name} must be an integer, got {value!r}")
+            if name in _COUNTS and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+
+    def settings(self) -> dict[str, Any]:
+        """Returns all that influences the result, flat: ``"strategy"`` is its name, ``"strategy.lr"`` an option.
+
+        The labels (table, row, column) are not in it.
+        """
+        settings: dict[str, Any] = {}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if item.name in _COMPONENTS:
+                settings[item.name] = value.name
+                settings.update({f"{item.name}.{option}": value.options[option] for option in value.options})
+            elif item.name not in _LABELS:
+                settings[item.name] = value
+        return settings
+
+    def key(self) -> str:
+        """Returns the identity of the cell: 16 hexadecimal digits, the hash of :meth:`settings`."""
+        text = json.dumps(self.settings(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def label(self) -> str:
+        """Returns the name of the cell for people."""
+        return f"{self.row} on {self.column}, seed {self.seed}"
+
+    def with_settings(self, settings: Mapping[str, Any]) -> RunConfig:
+        """Returns a copy with some of :meth:`settings` replaced or, for options of a component, added.
+
+        Raises:
+            ValueError: for a key that is no setting.
+        """
+        config = self
+        for key, value in settings.items():
+            head, _, option = key.partition(".")
+            if head in _COMPONENTS:
+                component = getattr(config, head)
+                if option:
+                    component = replace(component, options={**component.options, option: value})
+                else:
+                    component = replace(component, name=value)
+                config = replace(config, **{head: component})
+            elif key in self.settings():
+                config = replace(config, **{key: value})
+            else:
+                raise ValueError(unknown_name("setting", key, self.settings()))
+        return config
+
+
+@dataclass(frozen=True)
+class Column:
+    """A stream of a table, with the model and the settings that go with it.
+
+    Args:
+        label: the head of the column.
+        stream: the benchmark.
+        model: the network.
+        settings: further settings of its cells, e.g. ``{"train_mb_size": 10}``.
+    """
+
+    label: str
+    stream: Component
+    model: Component
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method of a table.
+
+    Args:
+        label: the head of the row.
+        strategy: the strategy with the options that hold for every column.
+        settings: further settings of its cells; they win over those of the column.
+        settings_by_column: settings for single columns, by column label, e.g.
+            ``{"Split-CUB": {"strategy.lr": 0.001}}``; they win over ``settings``.
+        grid: values to try, by setting, e.g. ``{"strategy.lr": [0.1, 0.01]}``; each point is a row of its own.
+    """
+
+    label: str
+    strategy: Component
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings_by_column: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+
+    def points(self) -> Iterable[tuple[str, dict[str, Any]]]:
+        """Yields label and settings of each point of the grid; without a grid, the row itself."""
+        for values in itertools.product(*self.grid.values()):
+            point = dict(zip(self.grid, values, strict=True))
+            text = ", ".join(f"{key.removeprefix('strategy.')}={value}" for key, value in point.items())
+            yield (f"{self.label} ({text})" if text else self.label), point
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A published value, as printed: in the unit of the metric (see :data:`METRICS`).
+
+    Args:
+        row: label of the row.
+        column: label of the column.
+        metric: a name in :data:`METRICS`.
+        mean: the published mean.
+        std: the published standard deviation; None if there is none.
+        source: where it is printed.
+    """
+
+    row: str
+    column: str
+    metric: str
+    mean: float
+    std: float | None = None
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A table: rows times columns times seeds.
+
+    Args:
+        name: ``"system/table"``, the path of its module below ``experiments/``.
+        title: one line for people.
+        paper: the publication the table belongs to.
+        rows: the methods.
+        columns: the streams.
+        seeds: seeds of the repeats; default 1 to 5.
+        references: published values.
+        presets: replacements of settings by preset name; the key ``"seeds"`` replaces the seeds. The preset
+            ``"paper"`` is the table as it stands.
+        metrics: names in :data:`METRICS`, in the order of printing.
+
+    Raises:
+        ValueError: if labels repeat, or a metric, column or reference does not exist.
+    """
+
+    name: str
+    title: str
+    paper: str
+    rows: tuple[Row, ...]
+    columns: tuple[Column, ...]
+    seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
+    references: tuple[Reference, ...] = ()
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    metrics: tuple[str, ...] = ("average_accuracy", "forgetting", "learning_accuracy")
+
+    def __post_init__(self) -> None:
+        columns = [column.label for column in self.columns]
+        rows = [label for row in self.rows for label, _ in row.points()]
+        for name, labels in (("rows", rows), ("columns", columns), ("seeds", list(self.seeds))):
+            if not labels or len(set(labels)) < len(labels):
+                raise ValueError(f"{name} of {self.name} must be there and differ from each other, got {labels}")
+        named_metrics = [*self.metrics, *(reference.metric for reference in self.references)]
+        named_columns = [label for row in self.rows for label in row.settings_by_column]
+        named_columns += [reference.column for reference in self.references]
+        for kind, named, known in (
+            ("metric", named_metrics, METRICS),
+            ("column", named_columns, columns),
+            ("row", [reference.row for reference in self.references], rows),
+        ):
+            for name in named:
+                if name not in known:
+                    raise ValueError(f"{self.name}: {unknown_name(kind, name, known)}")
+
+    def cells(
+        self,
+        *,
+        preset: str = "paper",
+        seeds: Sequence[int] | None = None,
+        overrides: Mapping[str, Any] | None = None,
+    ) -> list[RunConfig]:
+        """Returns the cells of the table, row by row.
+
+        What wins, weakest first: column, row, row for one column, point of the grid, preset, ``overrides``.
+
+        Args:
+            preset: ``"paper"`` or one of ``presets``.
+            seeds: seeds instead of those of the preset or the table.
+            overrides: settings for every cell. An option of a component (``"strategy.lr"``) is replaced in the
+                cells that have it.
+
+        Raises:
+            ValueError: for an unknown preset or setting, repeated or missing seeds.
+            TypeError: for a value of another kind than the one it replaces.
+        """
+        presets = {"paper": {}, **self.presets}
+        if preset not in presets:
+            raise ValueError(f"{self.name}: {unknown_name('preset', preset, presets)}")
+        chosen = dict(presets[preset])
+        preset_seeds = chosen.pop("seeds", self.seeds)
+        seeds = list(preset_seeds if seeds is None else seeds)
+        if not seeds or len(set(seeds)) < len(seeds):
+            raise ValueError(f"seeds must be a list of different integers such as 1,2,3, got {seeds}")
+        cells = [
+            RunConfig(column.stream, column.model, row.strategy, table=self.name, row=label, column=column.label)
+            .with_settings(column.settings)
+            .with_settings(row.settings)
+            .with_settings(row.settings_by_column.get(column.label, {}))
+            .with_settings(point)
+            .with_settings(chosen)
+            .with_settings({"seed": seed})
+            for row in self.rows
+            for label, point in row.points()
+            for column in self.columns
+            for seed in seeds
+        ]
+        return _override(cells, overrides or {})
+
+
+def _override(cells: list[RunConfig], overrides: Mapping[str, Any]) -> list[RunConfig]:
+    known = {key: value for cell in cells for key, value in cell.settings().items() if key != "seed"}
+    for key, value in overrides.items():
+        if key not in known:
+            raise ValueError(unknown_name("setting", key, known))
+        if _kind(value) != _kind(known[key]) and None not in (value, known[key]):
+            raise TypeError(f"{key} must be {_kind(known[key])} such as {known[key]!r}, got {value!r}")
+    return [
+        cell.with_settings({key: value for key, value in overrides.items() if key in cell.settings()}) for cell in cells
+    ]
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, int | float):
+        return "a number"
+    return "text" if isinstance(value, str) else "a list or mapping"

@@ -1,0 +1,78 @@
+"""The demonstration: what a continual learner meets, on real digits, in three minutes.
+
+Fine-tuning, replay, TAG, both together and joint training, on a class-incremental, a task-incremental and a permuted
+stream of scikit-learn's digits, with three seeds. All methods have the same network, batches and epochs; the learning
+rates are those of the permuted-digits table of TAG.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from .config import Column, Component, Experiment, Row
+
+__all__ = ["EXPERIMENT", "run_demo"]
+
+_LR = 0.001
+_MEMORY = 100  # samples, of the 1437 in the training data
+
+EXPERIMENT = Experiment(
+    name="demo",
+    title="clpack demo: continual learning on handwritten digits",
+    paper="scikit-learn's digits: 1797 real images of 8 x 8 pixels, 1437 to train on and 360 to test on",
+    rows=(
+        Row("Fine-tuning", Component("Naive", {"optimizer": "RMSprop", "lr": _LR})),
+        Row("Replay", Component("Replay", {"optimizer": "RMSprop", "lr": _LR, "mem_size": _MEMORY})),
+        Row("TAG", Component("TAG", {"lr": _LR, "b": 5.0})),
+        Row("TAG + replay", Component("Replay", {"optimizer": "TAG-RMSprop", "lr": _LR, "mem_size": _MEMORY, "b": 5.0})),
+        Row("Joint (upper bound)", Component("Cumulative", {"optimizer": "RMSprop", "lr": _LR})),
+    ),
+    columns=(
+        Column(
+            "Split digits, class-incremental",
+            Component("SplitDigits", {"n_experiences": 5}),
+            Component("MLP", {"hidden_sizes": [64, 64], "head": "incremental"}),
+            {"train_epochs": 4, "train_mb_size": 10, "eval_mb_size": 256},
+        ),
+        Column(
+            "Split digits, task-incremental",
+            Component("SplitDigits", {"n_experiences": 5, "return_task_id": True}),
+            Component("MLP", {"hidden_sizes": [64, 64], "head": "multi"}),
+            {"train_epochs": 4, "train_mb_size": 10, "eval_mb_size": 256},
+        ),
+        Column(
+            "Permuted digits, 8 tasks",
+            Component(
+                "PermutedDigits",
+                {"n_experiences": 8, "return_task_id": True, "class_ids_from_zero_in_each_exp": False, "seed": 0},
+            ),
+            Component("MLP", {"hidden_sizes": [64, 64], "head": "masked"}),
+            {"train_mb_size": 10, "eval_mb_size": 256},
+        ),
+    ),
+    seeds=(1, 2, 3),
+    presets={"smoke": {"seeds": [1], "train_epochs": 1, "stream.n_experiences": 2}},
+    metrics=("average_accuracy", "forgetting", "learning_accuracy"),
+)
+
+
+def run_demo(*, out: str | os.PathLike[str], smoke: bool = False) -> int:
+    """Runs the demonstration with a live display and shows its table, the report and the logs.
+
+    Args:
+        out: folder of the results; finished cells in it are reused.
+        smoke: one seed, two experiences and one epoch.
+
+    Returns:
+        The exit status: 0 if every cell finished.
+    """
+    from .report import print_tables, report
+    from .run import run_experiment
+
+    summary = run_experiment(EXPERIMENT, preset="smoke" if smoke else "paper", out=Path(out), jobs=os.cpu_count() or 1)
+    print_tables(summary.out, [summary.table])
+    print(summary)
+    print(f"report:      {report(summary.out).html}")
+    print(f"tensorboard: tensorboard --logdir {summary.out}")
+    return 1 if summary.with_status("failed") else 0

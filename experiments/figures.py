@@ -1,0 +1,116 @@
+"""Pictures of the report as SVG text that takes its ink from the page, so that it reads in light and dark."""
+
+from __future__ import annotations
+
+import io
+import re
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+if TYPE_CHECKING:
+    from .report import Table
+
+__all__ = ["accuracy_matrices", "learning_curves"]
+
+_INK = "#010203"  # replaced by currentColor in the SVG
+_STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "clpack",
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK),
+}
+
+
+def learning_curves(table: Table, column: str) -> str | None:
+    """Draws the running average accuracy over the experiences, mean and standard deviation band, a line per row.
+
+    Returns:
+        SVG text; None if nothing of the column is finished.
+    """
+    curves = {row: _stack(table, row, column, "learning_curve") for row in table.rows}
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(7.2, 3.6), layout="constrained")
+        axes = figure.add_subplot()
+        for index, (row, runs) in enumerate(curves.items()):
+            if runs is None:
+                continue
+            experiences = np.arange(1, runs.shape[1] + 1)
+            mean, std = runs.mean(0), runs.std(0)
+            color, dashes = f"C{index % 10}", ("-", "--", ":")[index // 10 % 3]
+            axes.plot(experiences, mean, dashes, color=color, label=row, marker="o", markersize=3, linewidth=1.6)
+            axes.fill_between(experiences, mean - std, mean + std, color=color, alpha=0.15, linewidth=0)
+        if not axes.lines:
+            return None
+        axes.set_xlabel("experiences trained")
+        axes.set_ylabel("running average accuracy (%)")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(axis="y", color=_INK, alpha=0.12, linewidth=0.6)
+        figure.legend(loc="outside right upper", frameon=False)
+        return _svg(figure, f"Learning curves on {column}")
+
+
+def accuracy_matrices(table: Table, column: str) -> str | None:
+    """Draws the accuracy matrix of each row, averaged over the seeds, side by side on one color scale.
+
+    Returns:
+        SVG text; None if nothing of the column is finished.
+    """
+    stacks = {row: _stack(table, row, column, "accuracy_matrix") for row in table.rows}
+    matrices = {row: runs.mean(0) for row, runs in stacks.items() if runs is not None}
+    if not matrices:
+        return None
+    width = min(4, len(matrices))
+    height = -(-len(matrices) // width)
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(0.6 + 2.3 * width, 0.3 + 2.5 * height), layout="constrained")
+        grid = figure.subplots(height, width, squeeze=False)
+        for axes in grid.flat[len(matrices) :]:
+            axes.set_visible(False)
+        for axes, (row, matrix) in zip(grid.flat, matrices.items(), strict=False):
+            n_experiences = len(matrix)
+            extent = (0.5, n_experiences + 0.5, n_experiences + 0.5, 0.5)
+            image = axes.imshow(matrix, vmin=0, vmax=100, cmap="viridis", extent=extent)
+            axes.set_title(row)
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+            axes.tick_params(length=0)
+            axes.spines[:].set_visible(False)
+            if n_experiences <= 10:
+                _annotate(axes, matrix)
+        figure.supxlabel("after training experience", fontsize=9)
+        figure.supylabel("accuracy on experience", fontsize=9)
+        figure.colorbar(image, ax=grid, label="accuracy (%)", shrink=0.8, aspect=30).outline.set_visible(False)
+        return _svg(figure, f"Accuracy matrices on {column}")
+
+
+def _annotate(axes: Any, matrix: np.ndarray[Any, Any]) -> None:
+    for i, row in enumerate(matrix):
+        for j, value in enumerate(row):
+            if not np.isnan(value):
+                color = "black" if value > 60 else "white"
+                size = 8 if len(matrix) <= 6 else 6
+                axes.text(j + 1, i + 1, f"{value:.0f}", ha="center", va="center", color=color, fontsize=size)
+
+
+def _stack(table: Table, row: str, column: str, name: str) -> np.ndarray[Any, Any] | None:
+    """Returns a field of the finished cells in percent, seeds first, NaN where it is undefined; None without any."""
+    runs = [cell.content["result"][name] for cell in table.at(row, column) if cell.content is not None]
+    return 100 * np.array(runs, dtype=float) if runs else None  # None becomes NaN
+
+
+def _svg(figure: Figure, label: str) -> str:
+    text = io.StringIO()
+    figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    svg = text.getvalue()
+    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)

@@ -1,0 +1,225 @@
+"""The report as one HTML page that needs nothing beside itself: style and pictures are inside."""
+
+from __future__ import annotations
+
+import datetime
+import statistics
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+import clpack
+
+from .figures import accuracy_matrices, learning_curves
+from .report import Cell, Table, metric_title
+
+__all__ = ["render_page"]
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1f2328; --soft: #656d76; --line: #d8dee4; --paper: #ffffff; --band: #f6f8fa; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e8eb; --soft: #9aa4af; --line: #343b43; --paper: #14171a; --band: #1c2024; }
+}
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 68rem; padding: 2.5rem 1.5rem 4rem; background: var(--paper); color: var(--ink);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
+h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 .3rem; font-weight: 650; }
+h2 { font-size: 1.15rem; margin: 2.4rem 0 .6rem; font-weight: 600; }
+h3 { font-size: 1rem; margin: 1.4rem 0 .3rem; font-weight: 600; }
+section + section { border-top: 1px solid var(--line); margin-top: 3.5rem; padding-top: 2.5rem; }
+.soft { color: var(--soft); margin: 0; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .4rem .9rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
+th { font-weight: 600; font-size: .88rem; }
+th.group { text-align: center; }
+th:first-child, td:first-child { text-align: left; padding-left: .2rem; }
+tbody tr:hover { background: var(--band); }
+td.soft, th.soft { color: var(--soft); font-weight: 400; }
+td.text { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+.absent { color: #b35900; } @media (prefers-color-scheme: dark) { .absent { color: #e8a25c; } }
+ul.notes { color: var(--soft); font-size: .9rem; padding-left: 1.1rem; margin: .9rem 0; }
+svg { max-width: 100%; height: auto; display: block; margin: .5rem 0; color: var(--ink); }
+svg text { font-family: inherit; }
+details { margin-top: 1rem; } summary { cursor: pointer; font-weight: 600; }
+.small { font-size: .85rem; }
+"""
+
+
+def render_page(tables: Sequence[Table]) -> str:
+    """Returns the page with a section per table."""
+    title = tables[0].plan["title"] if len(tables) == 1 else "Results"
+    sections = "\n".join(f"<section>{_section(table)}</section>" for table in tables)
+    made = f"Made by clpack {clpack.__version__} on {datetime.date.today().isoformat()} from the stored results."
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n{sections}\n"
+        f'<p class="soft small" style="margin-top:3rem">{made}</p>\n</body>\n</html>\n'
+    )
+
+
+def _section(table: Table) -> str:
+    parts = [
+        f"<h1>{escape(table.plan['title'])}</h1>",
+        f'<p class="soft">{escape(table.plan["paper"])}</p>',
+        *(_metric_table(table, metric) for metric in table.plan["metrics"]),
+        _notes(table.notes()),
+        _failures(table),
+        _pictures(
+            table,
+            "Learning curves",
+            "Mean accuracy on the experiences seen so far; the band is ± one population "
+            "standard deviation over the seeds.",
+            learning_curves,
+        ),
+        _pictures(
+            table,
+            "Accuracy matrices",
+            "Test accuracy on each experience (down) after training each experience (across), mean over the seeds.",
+            accuracy_matrices,
+        ),
+        _costs(table),
+        _configuration(table),
+        _environment(table),
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _metric_table(table: Table, metric: str) -> str:
+    published = {column: table.has_references(column, metric) for column in table.columns}
+    head = "".join(
+        f'<th class="group" colspan="3">{escape(column)}</th>' if published[column] else f"<th>{escape(column)}</th>"
+        for column in table.columns
+    )
+    second = "".join(
+        '<th>ours</th><th class="soft">published</th><th class="soft">difference</th>'
+        if published[column]
+        else "<th></th>"
+        for column in table.columns
+    )
+    body = ""
+    for row in table.rows:
+        body += f"<tr><td>{escape(row)}</td>"
+        for column in table.columns:
+            entry = table.entry(row, column, metric)
+            text = f"<strong>{entry}</strong>" if table.is_best(entry) else str(entry)
+            absent = ' class="absent"' if entry.n_finished < entry.n_seeds else ""
+            body += f"<td{absent}>{text}</td>"
+            if published[column]:
+                body += f'<td class="soft">{entry.published()}</td><td class="soft">{entry.printed_difference()}</td>'
+        body += "</tr>\n"
+    heads = f"<tr><th>Method</th>{head}</tr>"
+    if any(published.values()):
+        heads += f"<tr><th></th>{second}</tr>"
+    return f"<h2>{metric_title(metric)}</h2>{_table(heads, body)}"
+
+
+def _notes(notes: Iterable[str]) -> str:
+    return f'<ul class="notes">{"".join(f"<li>{escape(note)}</li>" for note in notes)}</ul>'
+
+
+def _failures(table: Table) -> str:
+    failed = [cell for cell in table.cells if cell.status == "failed"]
+    if not failed:
+        return ""
+    body = "".join(
+        f"<tr><td>{escape(cell.row)}</td><td>{escape(cell.column)}</td><td>{cell.settings['seed']}</td>"
+        f'<td class="text absent">{escape(cell.error or "")}</td></tr>'
+        for cell in failed
+    )
+    return "<h2>Failed cells</h2>" + _table("<tr><th>Method</th><th>Stream</th><th>Seed</th><th>Reason</th></tr>", body)
+
+
+def _pictures(table: Table, title: str, caption: str, draw: Any) -> str:
+    pictures = {column: draw(table, column) for column in table.columns}
+    blocks = [f"<h3>{escape(column)}</h3>{svg}" for column, svg in pictures.items() if svg]
+    return f'<h2>{title}</h2><p class="soft">{caption}</p>{"".join(blocks)}' if blocks else ""
+
+
+def _costs(table: Table) -> str:
+    body = ""
+    for row in table.rows:
+        for column in table.columns:
+            phases = [cell.content["environment"]["phases"] for cell in table.at(row, column) if cell.content]
+            if phases:
+                numbers = "".join(f"<td>{text}</td>" for text in _cost_numbers(phases))
+                body += f"<tr><td>{escape(row)}</td><td>{escape(column)}</td>{numbers}</tr>\n"
+    if not body:
+        return ""
+    heads = "".join(
+        f"<th>{text}</th>"
+        for text in (
+            "Method",
+            "Stream",
+            "Training (s)",
+            "Evaluation (s)",
+            "Peak memory (MiB)",
+            "State at the end (MiB)",
+        )
+    )
+    caption = (
+        "Seconds per run, largest peak of memory in any phase, size of model, optimizer and memory. Means over seeds."
+    )
+    return f'<h2>Cost</h2><p class="soft">{caption}</p>{_table(f"<tr>{heads}</tr>", body)}'
+
+
+def _cost_numbers(runs: Sequence[Sequence[dict[str, Any]]]) -> list[str]:
+    def mean(numbers: Iterable[float]) -> float:
+        return statistics.fmean(numbers)
+
+    def seconds(run: Sequence[dict[str, Any]], phase: str) -> float:
+        return sum((float(entry["seconds"]) for entry in run if entry["phase"] == phase), 0.0)
+
+    return [
+        f"{mean(seconds(run, 'train') for run in runs):.1f}",
+        f"{mean(seconds(run, 'eval') for run in runs):.1f}",
+        f"{mean(max(entry['peak_memory_bytes'] for entry in run) for run in runs) / 2**20:.0f}",
+        f"{mean(_state_bytes(run) for run in runs) / 2**20:.2f}",
+    ]
+
+
+def _state_bytes(run: Sequence[dict[str, Any]]) -> int:
+    """Bytes of model, optimizer and plugins after the last training phase."""
+    return sum([entry["state_bytes"] for entry in run if entry["phase"] == "train"][-1].values())
+
+
+def _configuration(table: Table) -> str:
+    body = ""
+    for row in table.rows:
+        for column in table.columns:
+            settings = {key: value for key, value in table.at(row, column)[0].settings.items() if key != "seed"}
+            text = ", ".join(f"{key}={value}" for key, value in settings.items())
+            body += f'<tr><td>{escape(row)}</td><td>{escape(column)}</td><td class="text">{escape(text)}</td></tr>\n'
+    heads = "<tr><th>Method</th><th>Stream</th><th>Settings</th></tr>"
+    return f'<details class="small"><summary>Configuration</summary>{_table(heads, body)}</details>'
+
+
+def _environment(table: Table) -> str:
+    finished = [cell for cell in table.cells if cell.content is not None]
+    facts = {
+        "Data (SHA-256)": _distinct(
+            finished,
+            lambda content: f"{content['result']['config']['stream']} {content['result']['data']['sha256'][:16]}",
+        ),
+        "Device": _distinct(finished, lambda content: content["environment"]["device"]),
+        "Platform": _distinct(finished, lambda content: content["environment"]["platform"]),
+        "Threads": _distinct(finished, lambda content: str(content["environment"]["num_threads"])),
+        "Versions": _distinct(
+            finished,
+            lambda content: ", ".join(
+                f"{name} {version}" for name, version in content["environment"]["versions"].items()
+            ),
+        ),
+        "Finished": _distinct(finished, lambda content: content["environment"]["finished_at"][:10]),
+    }
+    body = "".join(f'<tr><td>{name}</td><td class="text">{escape(text)}</td></tr>' for name, text in facts.items())
+    return f'<details class="small"><summary>Environment</summary>{_table("", body)}</details>' if finished else ""
+
+
+def _distinct(cells: Sequence[Cell], read: Any) -> str:
+    return "; ".join(sorted({read(cell.content) for cell in cells}))
+
+
+def _table(heads: str, body: str) -> str:
+    return f'<div class="wide"><table><thead>{heads}</thead><tbody>{body}</tbody></table></div>'

@@ -1,0 +1,382 @@
+"""Tables from results: Markdown, CSV and one HTML page, made from the files of a result folder alone."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clpack.files import write_text
+
+from .config import METRICS, Reference
+from .store import ResultStore
+
+__all__ = ["Cell", "Entry", "ReportPaths", "Table", "load_tables", "markdown", "metric_title", "print_tables", "report"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table and what is known about it.
+
+    Attributes:
+        row: label of its row.
+        column: label of its column.
+        key: its identity.
+        settings: its settings (see :meth:`RunConfig.settings`).
+        content: its ``result.json``; None if it is not finished.
+        error: why its last attempt failed; None if it did not.
+    """
+
+    row: str
+    column: str
+    key: str
+    settings: dict[str, Any]
+    content: dict[str, Any] | None
+    error: str | None
+
+    @property
+    def status(self) -> str:
+        """``"finished"``, ``"failed"`` or ``"missing"``."""
+        if self.content is not None:
+            return "finished"
+        return "missing" if self.error is None else "failed"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One metric of the cells in one row and one column of a table, in the unit of the metric.
+
+    Attributes:
+        row: label of the row.
+        column: label of the column.
+        metric: a name in :data:`METRICS`.
+        values: one value per finished cell in which the metric is defined.
+        n_finished: number of finished cells.
+        n_seeds: number of cells.
+        n_failed: number of failed cells.
+        reference: the published value, if there is one.
+    """
+
+    row: str
+    column: str
+    metric: str
+    values: tuple[float, ...]
+    n_finished: int
+    n_seeds: int
+    n_failed: int
+    reference: Reference | None
+
+    @property
+    def mean(self) -> float | None:
+        """Mean over the seeds; None without values."""
+        return statistics.fmean(self.values) if self.values else None
+
+    @property
+    def std(self) -> float | None:
+        """Population standard deviation over the seeds; None without values."""
+        return statistics.pstdev(self.values) if self.values else None
+
+    @property
+    def difference(self) -> float | None:
+        """How many published standard deviations our mean lies above the published one."""
+        if self.mean is None or self.reference is None or not self.reference.std:
+            return None
+        return (self.mean - self.reference.mean) / self.reference.std
+
+    def __str__(self) -> str:
+        """Mean ± standard deviation, and what is missing of the seeds."""
+        if not self.n_finished:
+            return "failed" if self.n_failed else "missing"
+        text = _plus_minus(self.metric, self.mean, self.std if self.n_seeds > 1 else None)
+        return text if self.n_finished == self.n_seeds else f"{text} ({self.n_finished} of {self.n_seeds} seeds)"
+
+    def published(self) -> str:
+        """The published value, printed like ours; empty without one."""
+        return _plus_minus(self.metric, self.reference.mean, self.reference.std) if self.reference else ""
+
+    def printed_difference(self) -> str:
+        """The difference with its sign; empty without one."""
+        return "" if self.difference is None else f"{self.difference:+.1f}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with what is known about its cells.
+
+    Attributes:
+        plan: the plan that the run of the table wrote.
+        cells: its cells, in the order of the plan.
+    """
+
+    plan: dict[str, Any]
+    cells: tuple[Cell, ...]
+
+    @property
+    def rows(self) -> list[str]:
+        """Labels of the rows in their order."""
+        return list(dict.fromkeys(cell.row for cell in self.cells))
+
+    @property
+    def columns(self) -> list[str]:
+        """Labels of the columns in their order."""
+        return list(dict.fromkeys(cell.column for cell in self.cells))
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds, ascending."""
+        return sorted({cell.settings["seed"] for cell in self.cells})
+
+    def at(self, row: str, column: str) -> list[Cell]:
+        """Returns the cells of one row and one column, one per seed."""
+        return [cell for cell in self.cells if (cell.row, cell.column) == (row, column)]
+
+    def entry(self, row: str, column: str, metric: str) -> Entry:
+        """Returns the entry of one row, column and metric."""
+        cells = self.at(row, column)
+        stored = [cell.content["result"]["metrics"][metric] for cell in cells if cell.content is not None]
+        references = [
+            Reference(**reference)
+            for reference in self.plan["references"]
+            if (reference["row"], reference["column"], reference["metric"]) == (row, column, metric)
+        ]
+        return Entry(
+            row,
+            column,
+            metric,
+            values=tuple(METRICS[metric].scale * value for value in stored if value is not None),
+            n_finished=len(stored),
+            n_seeds=len(cells),
+            n_failed=sum(cell.status == "failed" for cell in cells),
+            reference=references[0] if references else None,
+        )
+
+    def entries(self) -> list[Entry]:
+        """Returns all entries: metric by metric, row by row."""
+        return [
+            self.entry(row, column, metric)
+            for metric in self.plan["metrics"]
+            for row in self.rows
+            for column in self.columns
+        ]
+
+    def best(self, column: str, metric: str) -> str | None:
+        """Returns the best printed value of a column; None if there is none to compare."""
+        entries = [self.entry(row, column, metric) for row in self.rows]
+        means = [entry.mean for entry in entries if entry.mean is not None]
+        if len(means) < 2:
+            return None
+        best = max(means) if METRICS[metric].higher_is_better else min(means)
+        return _number(metric, best)
+
+    def is_best(self, entry: Entry) -> bool:
+        """Returns whether an entry is the best of its column, ties in print included."""
+        return entry.mean is not None and _number(entry.metric, entry.mean) == self.best(entry.column, entry.metric)
+
+    def has_references(self, column: str, metric: str) -> bool:
+        """Returns whether there are published values for a metric in a column."""
+        return any(self.entry(row, column, metric).reference for row in self.rows)
+
+    def notes(self) -> list[str]:
+        """Returns what a reader has to know about the numbers, one sentence or two per note."""
+        seeds = ", ".join(map(str, self.seeds))
+        finished = sum(cell.status == "finished" for cell in self.cells)
+        spread = "Mean ± population standard deviation over" if len(self.seeds) > 1 else "One run each,"
+        notes = [f"{spread} seed{'s' if len(self.seeds) > 1 else ''} {seeds}. Best of each column in bold."]
+        if self.plan["references"]:
+            sources = sorted({reference["source"] for reference in self.plan["references"] if reference["source"]})
+            where = f" ({'; '.join(sources)})" if sources else ""
+            notes.append(f"Published values{where}; difference in published standard deviations.")
+        if self.plan["preset"] != "paper":
+            notes.append(f"Preset {self.plan['preset']!r}, not the full protocol.")
+        if self.plan["overrides"]:
+            changes = ", ".join(f"{key}={value}" for key, value in self.plan["overrides"].items())
+            notes.append(f"Settings changed for this run: {changes}.")
+        if finished < len(self.cells):
+            notes.append(f"Incomplete: {finished} of {len(self.cells)} cells are finished.")
+        return notes
+
+
+@dataclass(frozen=True)
+class ReportPaths:
+    """The files of a report.
+
+    Attributes:
+        html: the page.
+        markdown: the tables.
+        entries: CSV, one line per table entry.
+        cells: CSV, one line per cell.
+    """
+
+    html: Path
+    markdown: Path
+    entries: Path
+    cells: Path
+
+
+def report(directory: str | os.PathLike[str]) -> ReportPaths:
+    """Writes the reports of a result folder into it: ``report.html``, ``report.md``, ``entries.csv``, ``cells.csv``.
+
+    Args:
+        directory: the folder given to the runs as ``out``.
+
+    Returns:
+        The paths of the files.
+
+    Raises:
+        FileNotFoundError: if no table was run into the folder.
+    """
+    from .page import render_page  # matplotlib takes a second
+
+    tables = load_tables(directory)
+    root = Path(directory).resolve()
+    paths = ReportPaths(root / "report.html", root / "report.md", root / "entries.csv", root / "cells.csv")
+    write_text(paths.markdown, markdown(tables))
+    write_text(paths.entries, _csv(_entry_record(table, entry) for table in tables for entry in table.entries()))
+    write_text(paths.cells, _csv(_cell_record(table, cell) for table in tables for cell in table.cells))
+    write_text(paths.html, render_page(tables))
+    return paths
+
+
+def load_tables(directory: str | os.PathLike[str]) -> list[Table]:
+    """Reads the tables of a result folder.
+
+    Raises:
+        FileNotFoundError: if no table was run into the folder.
+    """
+    store = ResultStore(directory)
+    plans = store.plans()
+    if not plans:
+        raise FileNotFoundError(
+            f"no results in {store.root}: it has no tables/*.json; expected a folder that `clpack run --out` wrote"
+        )
+    return [
+        Table(
+            plan,
+            tuple(
+                Cell(**cell, content=store.result(cell["key"]), error=store.error(cell["key"]))
+                for cell in plan["cells"]
+            ),
+        )
+        for plan in plans
+    ]
+
+
+def print_tables(directory: str | os.PathLike[str], names: Sequence[str]) -> None:
+    """Prints tables of a result folder on the standard output, drawn in a terminal and as Markdown elsewhere.
+
+    Args:
+        directory: the folder given to the runs as ``out``.
+        names: which tables, by the name in their plan.
+    """
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    text = markdown([table for table in load_tables(directory) if table.plan["name"] in names])
+    console = Console()
+    if console.is_terminal:
+        console.print(Markdown(text))
+    else:
+        print(text)
+
+
+def metric_title(metric: str) -> str:
+    """Returns the title of a metric: name, unit, and which way is better."""
+    kind = METRICS[metric]
+    return f"{kind.label} ({kind.unit}, {'higher' if kind.higher_is_better else 'lower'} is better)"
+
+
+def markdown(tables: Sequence[Table]) -> str:
+    """Returns the tables as Markdown, one per metric."""
+    lines: list[str] = []
+    for table in tables:
+        lines += [f"# {table.plan['title']}", "", table.plan["paper"], ""]
+        for metric in table.plan["metrics"]:
+            lines += [f"## {metric_title(metric)}", "", *_markdown_table(table, metric), ""]
+        lines += [*(f"- {note}" for note in table.notes()), ""]
+        failures = [
+            f"- {cell.row} on {cell.column}, seed {cell.settings['seed']}: {cell.error}"
+            for cell in table.cells
+            if cell.status == "failed"
+        ]
+        if failures:
+            lines += ["Failed cells:", "", *failures, ""]
+    return "\n".join(lines)
+
+
+def _markdown_table(table: Table, metric: str) -> list[str]:
+    head, rule = ["Method"], ["---"]
+    for column in table.columns:
+        extra = ["published", "difference"] if table.has_references(column, metric) else []
+        head += [column, *extra]
+        rule += ["---:"] * (1 + len(extra))
+    lines = [head, rule]
+    for row in table.rows:
+        line = [row]
+        for column in table.columns:
+            entry = table.entry(row, column, metric)
+            line.append(f"**{entry}**" if table.is_best(entry) else str(entry))
+            if table.has_references(column, metric):
+                line += [entry.published(), entry.printed_difference()]
+        lines.append(line)
+    return ["| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines]
+
+
+def _number(metric: str, value: float) -> str:
+    return f"{value:.{METRICS[metric].decimals}f}"
+
+
+def _plus_minus(metric: str, mean: float | None, std: float | None) -> str:
+    if mean is None:
+        return "undefined"
+    return _number(metric, mean) if std is None else f"{_number(metric, mean)} ± {_number(metric, std)}"
+
+
+def _entry_record(table: Table, entry: Entry) -> dict[str, Any]:
+    reference = entry.reference
+    return {
+        "table": table.plan["name"],
+        "row": entry.row,
+        "column": entry.column,
+        "metric": entry.metric,
+        "unit": METRICS[entry.metric].unit,
+        "mean": entry.mean,
+        "std": entry.std,
+        "n_finished": entry.n_finished,
+        "n_seeds": entry.n_seeds,
+        "published_mean": reference and reference.mean,
+        "published_std": reference and reference.std,
+        "difference": entry.difference,
+        "source": reference and reference.source,
+    }
+
+
+def _cell_record(table: Table, cell: Cell) -> dict[str, Any]:
+    metrics = cell.content["result"]["metrics"] if cell.content else {}
+    environment = cell.content["environment"] if cell.content else {}
+    return {
+        "table": table.plan["name"],
+        "row": cell.row,
+        "column": cell.column,
+        "seed": cell.settings["seed"],
+        "key": cell.key,
+        "status": cell.status,
+        **{name: metrics.get(name) for name in METRICS},
+        "seconds": environment.get("seconds"),
+        "finished_at": environment.get("finished_at"),
+        "error": cell.error,
+    }
+
+
+def _csv(records: Iterable[dict[str, Any]]) -> str:
+    """Returns records of equal fields as CSV; None is an empty field."""
+    records = list(records)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue()

@@ -1,0 +1,224 @@
+"""Runs a table: its cells, those among them that are not finished yet, an executor, a summary."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import clpack.benchmarks
+import clpack.strategies
+from clpack.benchmarks.files import check_files
+from clpack.names import unknown_name
+
+from . import executors
+from .config import Experiment, RunConfig
+from .progress import ProgressDisplay
+from .store import ResultStore
+
+__all__ = ["CellOutcome", "RunSummary", "attempt_cell", "run_experiment", "shard_of"]
+
+Status = Literal["done", "reused", "failed", "busy"]
+_EXECUTORS = ("local", "ray")
+
+
+@dataclass(frozen=True)
+class CellOutcome:
+    """What became of one cell.
+
+    Attributes:
+        key: identity of the cell.
+        label: its name for people.
+        status: ``"done"`` now, ``"reused"`` from an earlier run, ``"failed"``, or ``"busy"``: another process
+            has it in hand.
+        seconds: time spent on it now.
+        reason: why it failed, one line.
+    """
+
+    key: str
+    label: str
+    status: Status
+    seconds: float = 0.0
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What became of all cells of a run.
+
+    Attributes:
+        outcomes: one entry per cell, in the order they were finished.
+        table: name of the table and, except for ``"paper"``, the preset: ``"tag/digits.smoke"``.
+        out: the folder of the results.
+    """
+
+    outcomes: tuple[CellOutcome, ...]
+    table: str
+    out: Path
+
+    def with_status(self, status: Status) -> list[CellOutcome]:
+        """Returns the outcomes of one kind."""
+        return [outcome for outcome in self.outcomes if outcome.status == status]
+
+    def __str__(self) -> str:
+        """One line with the counts, and one per failed cell."""
+        words: dict[Status, str] = {
+            "done": "computed",
+            "reused": "reused",
+            "failed": "failed",
+            "busy": "left to another process",
+        }
+        counts = [f"{len(self.with_status(status))} {words[status]}" for status in words if self.with_status(status)]
+        failures = [f"  failed: {outcome.label}: {outcome.reason}" for outcome in self.with_status("failed")]
+        return "\n".join([f"{len(self.outcomes)} cells: {', '.join(counts) or 'nothing to do'}", *failures])
+
+
+def run_experiment(
+    experiment: Experiment,
+    *,
+    preset: str = "paper",
+    seeds: Sequence[int] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    out: str | os.PathLike[str] = "results",
+    jobs: int = 1,
+    shard: tuple[int, int] | None = None,
+    executor: str = "local",
+    address: str | None = None,
+    checkpoint_every: int = 1000,
+) -> RunSummary:
+    """Computes the cells of a table that are not finished yet.
+
+    Args:
+        experiment: the table.
+        preset: one of its presets.
+        seeds: seeds instead of those of the preset.
+        overrides: settings for every cell (see :meth:`Experiment.cells`).
+        out: folder of the results; several processes may share it.
+        jobs: cells computed at a time; with Ray, cells that share one GPU. The results do not depend on it.
+        shard: ``(i, n)`` computes only part ``i`` of ``n``, counted from 0.
+        executor: ``"local"`` or ``"ray"``.
+        address: address of the Ray cluster; None starts one on this machine.
+        checkpoint_every: iterations between two checkpoints inside an experience.
+
+    Returns:
+        What became of each cell. A failed cell does not stop the others; running again retries it.
+
+    Raises:
+        ValueError, TypeError: for a bad argument or an unknown stream or strategy, before anything is computed.
+        FileNotFoundError: if a data set is missing.
+        ImportError: if Ray is asked for and not installed.
+    """
+    for name, value in (("jobs", jobs), ("checkpoint_every", checkpoint_every)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if executor not in _EXECUTORS:
+        raise ValueError(unknown_name("executor", executor, _EXECUTORS))
+    cells = experiment.cells(preset=preset, seeds=seeds, overrides=overrides)
+    mine = {cell.key(): cell for cell in cells}
+    if shard is not None:
+        mine = {key: mine[key] for key in shard_of(list(mine), *shard)}
+
+    _check_components(list(mine.values()))
+
+    store = ResultStore(out)
+    plan = _plan(experiment, cells, preset, overrides or {})
+    store.save_plan(plan["name"], plan)
+    finished = [key for key in mine if store.result(key) is not None]
+    outcomes = [CellOutcome(key, mine[key].label(), "reused") for key in finished]
+    pending = [cell for key, cell in mine.items() if key not in finished]
+
+    work = functools.partial(attempt_cell, root=store.root, checkpoint_every=checkpoint_every)
+    lost = functools.partial(_record_loss, store=store)
+    stream: Iterator[CellOutcome]
+    if executor == "ray":
+        stream = executors.on_ray(work, pending, jobs=jobs, lost=lost, address=address)
+    elif jobs > 1:
+        stream = executors.in_processes(work, pending, jobs=jobs, lost=lost)
+    else:
+        stream = executors.in_this_process(work, pending)
+    with ProgressDisplay(store, [cell.key() for cell in pending]) as display:
+        for outcome in stream:
+            outcomes.append(outcome)
+            display.finished(outcome)
+    return RunSummary(tuple(outcomes), plan["name"], store.root)
+
+
+def attempt_cell(config: RunConfig, *, root: Path, checkpoint_every: int) -> CellOutcome:
+    """Computes one cell unless it is finished or in other hands; an error is recorded, not raised.
+
+    What the run prints goes to ``console.txt`` in the folder of the cell.
+    """
+    store = ResultStore(root)
+    started = time.monotonic()
+    outcome = functools.partial(CellOutcome, config.key(), config.label())
+    with store.claim(config.key()) as claimed:
+        if not claimed:
+            return outcome("busy")
+        if store.result(config.key()) is not None:
+            return outcome("reused")
+        folder = store.start(config)
+        store.set_progress(config, 0.0)
+        try:
+            with (
+                (folder / "console.txt").open("a", encoding="utf-8", buffering=1) as log,
+                contextlib.redirect_stdout(log),
+                contextlib.redirect_stderr(log),
+            ):
+                from .cell import run_cell  # imports Avalanche, which takes seconds
+
+                run_cell(config, store, checkpoint_every=checkpoint_every)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            store.fail(config, reason, traceback.format_exc())
+            return outcome("failed", time.monotonic() - started, reason)
+    return outcome("done", time.monotonic() - started)
+
+
+def shard_of(keys: Sequence[str], index: int, n_shards: int) -> list[str]:
+    """Returns part ``index`` (from 0) of ``n_shards``: every ``n_shards``-th key in sorted order.
+
+    Raises:
+        ValueError: if there is no such part.
+    """
+    if not 0 <= index < n_shards:
+        raise ValueError(f"shard must be I/N with 0 <= I < N, got {index}/{n_shards}")
+    return sorted(keys)[index::n_shards]
+
+
+def _check_components(cells: Sequence[RunConfig]) -> None:
+    """Finds what would make cells fail one after the other: unknown names, missing data."""
+    for name in {cell.strategy.name for cell in cells}:
+        clpack.strategies.describe(name)
+    for name, root in {(cell.stream.name, cell.stream.options.get("dataset_root")) for cell in cells}:
+        data_set = clpack.benchmarks.describe(name).data_set
+        if data_set is not None:
+            check_files(data_set, root)
+
+
+def _record_loss(config: RunConfig, reason: str, *, store: ResultStore) -> CellOutcome:
+    store.fail(config, reason)
+    return CellOutcome(config.key(), config.label(), "failed", reason=reason)
+
+
+def _plan(
+    experiment: Experiment, cells: Sequence[RunConfig], preset: str, overrides: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns the content of the file that tells the report which cell belongs where."""
+    return {
+        "name": experiment.name if preset == "paper" else f"{experiment.name}.{preset}",
+        "title": experiment.title,
+        "paper": experiment.paper,
+        "preset": preset,
+        "overrides": dict(overrides),
+        "metrics": list(experiment.metrics),
+        "references": [vars(reference) for reference in experiment.references],
+        "cells": [
+            {"row": cell.row, "column": cell.column, "key": cell.key(), "settings": cell.settings()} for cell in cells
+        ],
+    }

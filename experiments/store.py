@@ -1,0 +1,134 @@
+"""The results on disk: one folder per cell, shared by any number of processes and machines.
+
+Layout below the root::
+
+    cells/<key>/config.json   the settings of the cell
+    cells/<key>/log.txt ...   logs of the run, its checkpoint while it is unfinished
+    cells/<key>/error.json    why the last attempt failed
+    cells/<key>/result.json   written last, atomically: a cell with a valid one is finished
+    locks/<key>.lock          held by the process that computes the cell
+    running/<key>.json        how far that process is
+    tables/<name>.json        the plan of a table: which cells stand in which row and column
+
+Locks are advisory file locks (``filelock``): they vanish with the process that holds them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from clpack.files import write_text
+
+from .config import RunConfig
+
+__all__ = ["ResultStore"]
+
+_SCHEMA = 1
+
+
+class ResultStore:
+    """The results below one folder.
+
+    Args:
+        root: the folder; created when something is written.
+    """
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = Path(root).expanduser().resolve()
+
+    def folder(self, key: str) -> Path:
+        """Returns the folder of a cell."""
+        return self.root / "cells" / key
+
+    @contextlib.contextmanager
+    def claim(self, key: str) -> Iterator[bool]:
+        """Holds the lock of a cell inside the ``with`` block; yields False if another process holds it."""
+        path = self.root / "locks" / f"{key}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            (self.root / "running" / f"{key}.json").unlink(missing_ok=True)
+            lock.release()
+
+    def start(self, config: RunConfig) -> Path:
+        """Writes ``config.json`` and returns the folder of the cell."""
+        folder = self.folder(config.key())
+        _write_json(folder / "config.json", config.settings())
+        return folder
+
+    def finish(self, config: RunConfig, result: dict[str, Any], environment: dict[str, Any]) -> None:
+        """Writes the result of a cell and removes what is no longer needed: checkpoint and old error.
+
+        Args:
+            config: the cell.
+            result: what depends on the configuration alone; the same bytes whenever the cell is computed.
+            environment: all the rest: seconds, memory, versions, time stamps.
+        """
+        folder = self.folder(config.key())
+        content = {"schema": _SCHEMA, "key": config.key(), "result": result, "environment": environment}
+        _write_json(folder / "result.json", content)
+        (folder / "error.json").unlink(missing_ok=True)
+        shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+
+    def result(self, key: str) -> dict[str, Any] | None:
+        """Returns the content of ``result.json``; None if it is missing, damaged or of another schema."""
+        content = _read_json(self.folder(key) / "result.json")
+        if content is None or content.get("schema") != _SCHEMA or content.get("key") != key:
+            return None
+        return content
+
+    def fail(self, config: RunConfig, message: str, details: str = "") -> None:
+        """Records why a cell failed: one line and, where there is one, the traceback."""
+        content = {"key": config.key(), "message": message, "details": details}
+        _write_json(self.folder(config.key()) / "error.json", content)
+
+    def error(self, key: str) -> str | None:
+        """Returns the line that says why the last attempt failed; None if it did not."""
+        content = _read_json(self.folder(key) / "error.json")
+        return None if content is None else str(content["message"])
+
+    def set_progress(self, config: RunConfig, fraction: float) -> None:
+        """Tells everyone who looks how much of a running cell is done, as a fraction."""
+        content = {"label": config.label(), "fraction": fraction}
+        _write_json(self.root / "running" / f"{config.key()}.json", content)
+
+    def progress(self) -> dict[str, dict[str, Any]]:
+        """Returns ``label`` and ``fraction`` of the running cells by key, also those of other processes."""
+        entries = {path.stem: _read_json(path) for path in (self.root / "running").glob("*.json")}
+        return {key: entry for key, entry in entries.items() if entry is not None}
+
+    def save_plan(self, name: str, plan: dict[str, Any]) -> None:
+        """Writes the plan of a table."""
+        _write_json(self.root / "tables" / f"{name}.json", plan)
+
+    def plans(self) -> list[dict[str, Any]]:
+        """Returns the plans of all tables run into this folder, sorted by name."""
+        plans = [_read_json(path) for path in sorted((self.root / "tables").rglob("*.json"))]
+        return [plan for plan in plans if plan is not None]
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    write_text(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):  # ValueError: not JSON, or not text
+        return None
+    return content if isinstance(content, dict) else None

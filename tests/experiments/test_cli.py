@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from types import SimpleNamespace
+
+import pytest
+
+import clpack.experiments
+from clpack.experiments import tables
+from clpack.experiments.cli import main
+from clpack.experiments.config import METRICS
+from clpack.experiments.store import ResultStore
+
+SMALL = """
+from clpack.experiments.config import Column, Component, Experiment, Row
+
+EXPERIMENT = Experiment(
+    name="testing/small",
+    title="A small table",
+    paper="",
+    rows=(Row("SGD", Component("Naive", {"lr": 0.1, "nesterov": False})),),
+    columns=(Column("Digits", Component("SplitDigits"), Component("MLP")),),
+    seeds=(1, 2),
+    presets={"smoke": {"seeds": (9,)}},
+)
+
+if __name__ == "__main__":
+    from clpack.experiments.cli import main_of_table
+
+    main_of_table(EXPERIMENT)
+"""
+
+
+@pytest.fixture(autouse=True)
+def small_table(tmp_path, monkeypatch):
+    folder = tmp_path / "tables" / "testing"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text("")
+    (folder / "small.py").write_text(SMALL)
+    (folder / "helper.py").write_text("")
+    monkeypatch.setattr(clpack.experiments, "__path__", [*clpack.experiments.__path__, str(folder.parent)])
+    yield
+    for name in ("", ".small", ".helper"):
+        sys.modules.pop(f"clpack.experiments.testing{name}", None)
+
+
+@pytest.fixture
+def cells(monkeypatch):
+    """The configurations that reached the training, which is not done here."""
+    cells = []
+
+    def run_cell(config, store, *, checkpoint_every):
+        cells.append(config)
+        metrics = dict.fromkeys(METRICS, 0.5)
+        result = {"config": config.settings(), "data": {"sha256": "0" * 64}, "metrics": metrics}
+        phase = {"phase": "train", "seconds": 1.0, "peak_memory_bytes": 1, "state_bytes": {"model": 1}}
+        environment = {"phases": [phase], "versions": {}, "platform": "", "device": "", "num_threads": 1}
+        store.finish(
+            config,
+            {**result, "accuracy_matrix": [[0.5]], "learning_curve": [0.5]},
+            {**environment, "seconds": 1.0, "finished_at": "2024-01-01T00:00:00+00:00"},
+        )
+
+    monkeypatch.setitem(sys.modules, "clpack.experiments.cell", SimpleNamespace(run_cell=run_cell))
+    return cells
+
+
+def failure(arguments, capsys):
+    """Returns exit status and error text of a command that is refused."""
+    try:
+        status = main(arguments)
+    except SystemExit as error:
+        status = error.code
+    return status, capsys.readouterr().err
+
+
+def test_registry():
+    assert "testing/small" in tables.names()
+    assert tables.get("testing/small").title == "A small table"
+    with pytest.raises(ValueError, match="unknown table 'testing/smal': did you mean 'testing/small'"):
+        tables.get("testing/smal")
+
+
+def test_list(capsys):
+    assert main(["list", "tables"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "tables:"
+    assert ["testing/small", "A small table"] in [line.split(maxsplit=1) for line in lines]
+    assert main(["list"]) == 0
+    out = capsys.readouterr().out
+    assert out.index("tables:") < out.index("streams:") < out.index("strategies:")
+    assert "PermutedDigits" in out
+
+
+def test_run(cells, tmp_path, capsys):
+    assert main(["run", "testing/small", "--out", str(tmp_path / "out")]) == 0
+    out = capsys.readouterr().out
+    assert "| SGD | 50.00 ± 0.00 |" in out
+    assert "2 cells: 2 computed" in out
+    assert out.splitlines()[-1] == f"report: {tmp_path / 'out' / 'report.html'}"
+    assert [cell.seed for cell in cells] == [1, 2]
+    (tmp_path / "out" / "report.html").unlink()
+    assert main(["report", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "report.html").is_file()
+
+
+def test_command_line_beats_file_beats_table(cells, tmp_path):
+    file = tmp_path / "options.yaml"
+    file.write_text(
+        textwrap.dedent(f"""
+        seeds: [4, 5]
+        out: {tmp_path / "out"}
+        set:
+          train_epochs: 2
+          strategy.lr: 1e-3
+        """)
+    )
+    main(["run", "testing/small", "--config", str(file)])
+    assert [(cell.seed, cell.train_epochs, cell.strategy.options["lr"]) for cell in cells] == [
+        (4, 2, 1e-3),
+        (5, 2, 1e-3),
+    ]
+    cells.clear()
+    main(["run", "testing/small", "--config", str(file), "--seeds", "6", "--set", "train_epochs=3", "device=cuda"])
+    (cell,) = cells
+    assert (cell.seed, cell.train_epochs, cell.strategy.options["lr"], cell.device) == (6, 3, 1e-3, "cuda")
+
+
+def test_smoke_shard_and_values(cells, tmp_path):
+    out = ["--out", str(tmp_path / "out")]
+    main(["run", "testing/small", "--smoke", "--set", "strategy.nesterov=true", *out])
+    assert [(cell.seed, cell.strategy.options["nesterov"]) for cell in cells] == [(9, True)]
+    main(["run", "testing/small", "--shard", "0/2", *out])
+    main(["run", "testing/small", "--shard", "1/2", *out])
+    assert sorted(cell.seed for cell in cells) == [1, 2, 9]
+
+
+def test_exit_status_of_a_failed_cell(monkeypatch, tmp_path, capsys):
+    def run_cell(config, store, *, checkpoint_every):
+        raise RuntimeError("no memory")
+
+    monkeypatch.setitem(sys.modules, "clpack.experiments.cell", SimpleNamespace(run_cell=run_cell))
+    assert main(["run", "testing/small", "--seeds", "1", "--out", str(tmp_path / "out")]) == 1
+    assert "failed: SGD on Digits, seed 1: RuntimeError: no memory" in capsys.readouterr().out
+
+
+def test_an_interrupt(monkeypatch, tmp_path, capsys):
+    def run_cell(config, store, *, checkpoint_every):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "clpack.experiments.cell", SimpleNamespace(run_cell=run_cell))
+    assert main(["run", "testing/small", "--out", str(tmp_path / "out")]) == 130
+    assert capsys.readouterr().err.endswith("interrupted; the same command goes on from here\n")
+    assert ResultStore(tmp_path / "out").progress() == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "testing/smal"], "clpack run: unknown table 'testing/smal': did you mean 'testing/small'?"),
+        (
+            ["run", "testing/small", "--set", "strategy.ls=1"],
+            "unknown setting 'strategy.ls': did you mean 'strategy.lr'",
+        ),
+        (["run", "testing/small", "--set", "train_epochs"], "--set takes KEY=VALUE, got 'train_epochs'"),
+        (["run", "testing/small", "--set", "strategy.lr=big"], "strategy.lr must be a number"),
+        (["run", "testing/small", "--seeds", "1,x"], "1,x"),
+        (["run", "testing/small", "--shard", "3"], "I/N"),
+        (["run", "testing/small", "--shard", "2/2"], "shard must be I/N with 0 <= I < N, got 2/2"),
+        (["run", "testing/small", "--jobs", "0"], "jobs must be at least 1, got 0"),
+        (["run", "testing/small", "--jobs", "many"], "many"),
+        (["run", "testing/small", "--preset", "shrt"], "unknown preset 'shrt': expected one of paper, smoke"),
+        (["run", "testing/small", "--preset", "short", "--smoke"], "drop one"),
+        (["run", "testing/small", "--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["run", "testing/small", "--job", "2", "--frobnicate"], "unrecognized arguments"),
+        (["report", "nowhere"], "clpack report: no results in"),
+        (["frobnicate"], "invalid choice: 'frobnicate'"),
+        ([], "it was not provided"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(arguments, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, error = failure(arguments, capsys)
+    assert status == 2
+    assert message in error
+    assert error.startswith("clpack")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "results").exists()
+
+
+def test_unknown_key_in_a_file(tmp_path, capsys):
+    file = tmp_path / "options.yaml"
+    file.write_text("seedz: [1]\n")
+    status, error = failure(["run", "testing/small", "--config", str(file)], capsys)
+    assert (status, error.count("\n")) == (2, 1)
+    assert "seedz" in error
+
+
+def test_data(tmp_path, capsys):
+    assert main(["data", "list"]) == 0
+    assert "MNIST: 4 files" in capsys.readouterr().out
+    assert main(["data", "verify", "--dataset-root", str(tmp_path)]) == 1
+    assert f"problem  {tmp_path}/MNIST/raw/train-images-idx3-ubyte: missing" in capsys.readouterr().out
+
+
+def test_answers_without_torch():
+    code = textwrap.dedent("""
+        import contextlib, io, sys
+        from clpack.experiments.cli import main
+        for arguments in (["--help"], ["--version"], ["run", "--help"], ["list", "tables"], ["list", "streams"]):
+            with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+                main(arguments)
+        print(sorted({"torch", "avalanche", "matplotlib", "numpy"} & set(sys.modules)))
+        """)
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout == "[]\n"

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import csv
+import re
+import textwrap
+
+import pytest
+
+from clpack.experiments.config import Column, Component, Experiment, Reference, Row
+from clpack.experiments.report import load_tables, print_tables, report
+from clpack.experiments.run import _plan
+from clpack.experiments.store import ResultStore
+
+TABLE = Experiment(
+    name="tag/digits",
+    title="Digits <permuted>",
+    paper="Malviya et al. (2022)",
+    rows=(Row("SGD", Component("Naive")), Row("TAG|RMSProp", Component("TAG"))),
+    columns=(Column("Permuted", Component("PermutedDigits"), Component("MLP")),),
+    seeds=(1, 2),
+    references=(
+        Reference("SGD", "Permuted", "average_accuracy", 60.0, 2.0, "Table 1"),
+        Reference("TAG|RMSProp", "Permuted", "average_accuracy", 79.7),
+    ),
+    metrics=("average_accuracy", "forgetting"),
+)
+VERSIONS = {"clpack": "0.1", "torch": "2", "avalanche": "0.6.0", "numpy": "2", "python": "3.11"}
+
+
+def finish(store, cell, accuracy, forgetting):
+    matrix = [[0.9, 0.9 - 2 * forgetting], [None, accuracy]]
+    phases = [
+        {"phase": "train", "seconds": 2.0, "peak_memory_bytes": 3 * 2**20, "state_bytes": {"model": 2**20}},
+        {"phase": "eval", "seconds": 0.25, "peak_memory_bytes": 5 * 2**20},
+        {
+            "phase": "train",
+            "seconds": 1.0,
+            "peak_memory_bytes": 4 * 2**20,
+            "state_bytes": {"model": 1, "plugins": 2**19},
+        },
+        {"phase": "eval", "seconds": 0.25, "peak_memory_bytes": 2 * 2**20},
+    ]
+    result = {
+        "config": cell.settings(),
+        "data": {"sha256": "ab" * 32, "n_train": [10, 10], "n_test": [5, 5]},
+        "metrics": {
+            "average_accuracy": accuracy,
+            "forgetting": forgetting,
+            "learning_accuracy": 0.9,
+            "backward_transfer": -forgetting,
+        },
+        "accuracy_matrix": matrix,
+        "learning_curve": [0.9, accuracy],
+    }
+    environment = {
+        "phases": phases,
+        "seconds": 2.5,
+        "versions": VERSIONS,
+        "platform": "Linux",
+        "device": "x86_64",
+        "num_threads": 1,
+        "finished_at": "2024-05-06T07:08:09+00:00",
+    }
+    store.finish(cell, result, environment)
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = ResultStore(tmp_path)
+    plan = _plan(TABLE, TABLE.cells(), "paper", {})
+    store.save_plan(plan["name"], plan)
+    return store
+
+
+@pytest.fixture
+def full(store):
+    sgd_1, sgd_2, tag_1, tag_2 = TABLE.cells()
+    finish(store, sgd_1, 0.60, 0.2)
+    finish(store, sgd_2, 0.70, 0.3)
+    finish(store, tag_1, 0.80, 0.1)
+    finish(store, tag_2, 0.80, 0.1)
+    return store
+
+
+def test_markdown(full):
+    # SGD: mean of 60 and 70 is 65, population deviation 5; (65 - 60) / 2 = 2.5 published deviations above.
+    expected = """\
+    # Digits <permuted>
+
+    Malviya et al. (2022)
+
+    ## Average accuracy (%, higher is better)
+
+    | Method | Permuted | published | difference |
+    | --- | ---: | ---: | ---: |
+    | SGD | 65.00 ± 5.00 | 60.00 ± 2.00 | +2.5 |
+    | TAG\\|RMSProp | **80.00 ± 0.00** | 79.70 |  |
+
+    ## Forgetting (fraction, lower is better)
+
+    | Method | Permuted |
+    | --- | ---: |
+    | SGD | 0.250 ± 0.050 |
+    | TAG\\|RMSProp | **0.100 ± 0.000** |
+
+    - Mean ± population standard deviation over seeds 1, 2. Best of each column in bold.
+    - Published values (Table 1); difference in published standard deviations.
+    """
+    assert report(full.root).markdown.read_text() == textwrap.dedent(expected)
+
+
+def test_missing_and_failed_cells_show(store):
+    sgd_1, sgd_2, tag_1, _ = TABLE.cells()
+    finish(store, sgd_1, 0.60, 0.2)
+    store.fail(sgd_2, "ValueError: the loss is NaN")
+    store.fail(tag_1, "killed")
+    text = report(store.root).markdown.read_text()
+    assert "| SGD | 60.00 ± 0.00 (1 of 2 seeds) | 60.00 ± 2.00 | +0.0 |" in text
+    assert "| TAG\\|RMSProp | failed | 79.70 |  |" in text
+    assert "- Incomplete: 1 of 4 cells are finished." in text
+    assert "- SGD on Permuted, seed 2: ValueError: the loss is NaN" in text
+    assert "**" not in text  # nothing to compare, nothing in bold
+
+
+def test_nothing_finished(store):
+    paths = report(store.root)
+    assert "| SGD | missing | 60.00 ± 2.00 |  |" in paths.markdown.read_text()
+    assert "<svg" not in paths.html.read_text()
+
+
+def test_csv(full):
+    paths = report(full.root)
+    with paths.entries.open() as file:
+        entries = list(csv.DictReader(file))
+    assert len(entries) == 4  # two rows, one column, two metrics
+    assert {name: entries[0][name] for name in ("row", "metric", "unit", "n_finished", "n_seeds", "source")} == {
+        "row": "SGD",
+        "metric": "average_accuracy",
+        "unit": "%",
+        "n_finished": "2",
+        "n_seeds": "2",
+        "source": "Table 1",
+    }
+    numbers = [float(entries[0][name]) for name in ("mean", "std", "published_mean", "published_std", "difference")]
+    assert numbers == pytest.approx([65.0, 5.0, 60.0, 2.0, 2.5])
+    with paths.cells.open() as file:
+        cells = list(csv.DictReader(file))
+    assert [(cell["row"], cell["seed"], cell["average_accuracy"]) for cell in cells] == [
+        ("SGD", "1", "0.6"),
+        ("SGD", "2", "0.7"),
+        ("TAG|RMSProp", "1", "0.8"),
+        ("TAG|RMSProp", "2", "0.8"),
+    ]
+    assert cells[0]["key"] == TABLE.cells()[0].key()
+
+
+def test_page_needs_nothing_beside_itself(full):
+    page = report(full.root).html.read_text()
+    assert re.findall(r"""(?:src|href)=["'](?!#)(?!data:)[^"']*""", page) == []
+    assert not re.search(r"<script|<link|@import|url\((?!#)", page)
+    assert page.count("<svg ") == 2  # learning curves and accuracy matrices of one column
+    assert "<h1>Digits &lt;permuted&gt;</h1>" in page
+    assert "<strong>80.00 ± 0.00</strong>" in page
+    assert "<td>3.0</td><td>0.5</td><td>5</td><td>0.50</td>" in page  # seconds, seconds, MiB, MiB
+    assert "prefers-color-scheme: dark" in page
+    assert "torch 2" in page
+
+
+def test_best_ties_and_direction(full):
+    (table,) = load_tables(full.root)
+    assert table.best("Permuted", "average_accuracy") == "80.00"
+    assert table.best("Permuted", "forgetting") == "0.100"
+
+
+def test_presets_and_overrides_are_stated(tmp_path, capsys):
+    store = ResultStore(tmp_path)
+    plan = _plan(TABLE, TABLE.cells(seeds=[3]), "smoke", {"train_epochs": 2})
+    store.save_plan(plan["name"], plan)
+    print_tables(tmp_path, ["tag/digits.smoke"])
+    text = capsys.readouterr().out
+    assert "- One run each, seed 3. Best of each column in bold." in text
+    assert "- Preset 'smoke', not the full protocol." in text
+    assert "- Settings changed for this run: train_epochs=2." in text
+
+
+def test_report_twice_is_the_same(full):
+    first = report(full.root).markdown.read_text(), report(full.root).html.read_text()
+    assert (report(full.root).markdown.read_text(), report(full.root).html.read_text()) == first
+
+
+def test_no_results(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no results in .*: it has no tables/\*\.json"):
+        report(tmp_path)

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import itertools
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from clpack.experiments.config import Column, Component, Experiment, Row
+from clpack.experiments.run import run_experiment, shard_of
+from clpack.experiments.store import ResultStore
+
+TABLE = Experiment(
+    name="test/table",
+    title="A table",
+    paper="",
+    rows=(Row("SGD", Component("Naive", {"lr": 0.1})), Row("Replay", Component("Replay", {"lr": 0.1}))),
+    columns=(Column("Digits", Component("SplitDigits"), Component("MLP")),),
+    seeds=(1, 2),
+    presets={"smoke": {"seeds": (9,)}},
+)
+
+
+class FakeCell:
+    """Stands in for the module that trains: records its calls, fails on demand."""
+
+    def __init__(self):
+        self.calls = []
+        self.broken = set()
+
+    def run_cell(self, config, store, *, checkpoint_every):
+        self.calls.append((config.strategy.name, config.seed))
+        print("trained")
+        if self.calls[-1] in self.broken:
+            raise ValueError("the loss is NaN")
+        store.finish(config, {"seed": config.seed}, {})
+
+
+@pytest.fixture
+def cell(monkeypatch):
+    cell = FakeCell()
+    monkeypatch.setitem(sys.modules, "clpack.experiments.cell", SimpleNamespace(run_cell=cell.run_cell))
+    return cell
+
+
+def statuses(summary):
+    return [outcome.status for outcome in summary.outcomes]
+
+
+def test_finished_cells_are_reused(cell, tmp_path):
+    first = run_experiment(TABLE, seeds=[1], out=tmp_path)
+    assert statuses(first) == ["done", "done"]
+    second = run_experiment(TABLE, out=tmp_path)
+    assert sorted(statuses(second)) == ["done", "done", "reused", "reused"]
+    assert sorted(cell.calls) == [("Naive", 1), ("Naive", 2), ("Replay", 1), ("Replay", 2)]
+    assert str(second) == "4 cells: 2 computed, 2 reused"
+
+
+def test_a_changed_setting_is_another_cell(cell, tmp_path):
+    run_experiment(TABLE, seeds=[1], out=tmp_path)
+    assert statuses(run_experiment(TABLE, seeds=[1], out=tmp_path, overrides={"train_epochs": 2})) == ["done", "done"]
+
+
+def test_equal_cells_are_computed_once(cell, tmp_path):
+    twin = Experiment("t/t", "", "", (TABLE.rows[0], Row("again", TABLE.rows[0].strategy)), TABLE.columns, (1,))
+    assert statuses(run_experiment(twin, out=tmp_path)) == ["done"]
+
+
+def test_a_failed_cell_is_isolated_and_retried(cell, tmp_path):
+    cell.broken.add(("Naive", 2))
+    summary = run_experiment(TABLE, out=tmp_path)
+    assert statuses(summary) == ["done", "failed", "done", "done"]
+    assert str(summary) == (
+        "4 cells: 3 computed, 1 failed\n  failed: SGD on Digits, seed 2: ValueError: the loss is NaN"
+    )
+    key = summary.with_status("failed")[0].key
+    store = ResultStore(tmp_path)
+    assert store.error(key) == "ValueError: the loss is NaN"
+    assert "in run_cell" in (store.folder(key) / "error.json").read_text()
+
+    cell.broken.clear()
+    assert sorted(statuses(run_experiment(TABLE, out=tmp_path))) == ["done", "reused", "reused", "reused"]
+    assert store.error(key) is None
+
+
+def test_a_cell_in_other_hands_is_left_alone(cell, tmp_path):
+    key = TABLE.cells()[0].key()
+    with ResultStore(tmp_path).claim(key):
+        summary = run_experiment(TABLE, out=tmp_path)
+    assert [outcome.key for outcome in summary.with_status("busy")] == [key]
+    assert ("Naive", 1) not in cell.calls
+
+
+def test_an_interrupt_ends_the_run_and_the_next_one_goes_on(cell, tmp_path, monkeypatch):
+    def interrupted(config, store, *, checkpoint_every):
+        if cell.calls:
+            raise KeyboardInterrupt
+        cell.run_cell(config, store, checkpoint_every=checkpoint_every)
+
+    monkeypatch.setattr(sys.modules["clpack.experiments.cell"], "run_cell", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(TABLE, out=tmp_path)
+    monkeypatch.setattr(sys.modules["clpack.experiments.cell"], "run_cell", cell.run_cell)
+    assert sorted(statuses(run_experiment(TABLE, out=tmp_path))) == ["done", "done", "done", "reused"]
+
+
+def test_shards_cover_all_cells_once(cell, tmp_path):
+    for index in range(3):
+        run_experiment(TABLE, out=tmp_path, shard=(index, 3))
+    assert sorted(cell.calls) == [("Naive", 1), ("Naive", 2), ("Replay", 1), ("Replay", 2)]
+    assert len(ResultStore(tmp_path).plans()[0]["cells"]) == 4  # every shard writes the whole plan
+
+
+@pytest.mark.parametrize(("n_keys", "n_shards"), list(itertools.product((0, 1, 7, 12), (1, 3, 12, 13))))
+def test_shard_of(n_keys, n_shards):
+    keys = [f"{i:02}" for i in range(n_keys)]
+    parts = [shard_of(keys[::-1], index, n_shards) for index in range(n_shards)]
+    assert sorted(itertools.chain(*parts)) == keys
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_plan_of_a_preset_stands_beside_that_of_the_paper(cell, tmp_path):
+    assert run_experiment(TABLE, out=tmp_path).table == "test/table"
+    assert run_experiment(TABLE, out=tmp_path, preset="smoke").table == "test/table.smoke"
+    assert [plan["name"] for plan in ResultStore(tmp_path).plans()] == ["test/table", "test/table.smoke"]
+
+
+def test_what_a_run_prints_goes_to_a_file(cell, tmp_path, capsys):
+    summary = run_experiment(TABLE, seeds=[1], out=tmp_path)
+    log = ResultStore(tmp_path).folder(summary.outcomes[0].key) / "console.txt"
+    assert log.read_text() == "trained\n"
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines()[0].startswith("[1/2] done   SGD on Digits, seed 1: 0.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"jobs": 0}, "jobs must be at least 1, got 0"),
+        ({"checkpoint_every": 0}, "checkpoint_every must be at least 1, got 0"),
+        ({"shard": (2, 2)}, "shard must be I/N with 0 <= I < N, got 2/2"),
+        ({"executor": "slurm"}, "unknown executor 'slurm': expected one of local, ray"),
+        ({"preset": "short"}, "unknown preset 'short'"),
+        ({"overrides": {"stream": "SplitDigit"}}, "unknown stream 'SplitDigit': did you mean 'SplitDigits'"),
+        ({"overrides": {"strategy": "replai"}}, "unknown strategy 'replai': did you mean 'Replay'"),
+    ],
+)
+def test_bad_input_is_found_before_anything_runs(cell, tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        run_experiment(TABLE, out=tmp_path, **arguments)
+    assert cell.calls == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_data_is_found_before_anything_runs(cell, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLPACK_DATA", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="data set MNIST cannot be opened, 4 of its 4 files are missing"):
+        run_experiment(TABLE, out=tmp_path, overrides={"stream": "SplitMNIST"})
+    assert cell.calls == []

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from clpack.experiments.config import Component, RunConfig
+from clpack.experiments.store import ResultStore
+
+CELL = RunConfig(Component("SplitDigits"), Component("MLP"), Component("Naive"), row="SGD", column="Digits")
+KEY = CELL.key()
+
+
+@pytest.fixture
+def store(tmp_path):
+    return ResultStore(tmp_path)
+
+
+def test_a_finished_cell(store):
+    folder = store.start(CELL)
+    assert json.loads((folder / "config.json").read_text()) == CELL.settings()
+    assert store.result(KEY) is None
+    (folder / "checkpoint").mkdir()
+    store.fail(CELL, "no luck", "Traceback")
+    assert store.error(KEY) == "no luck"
+
+    store.finish(CELL, {"metrics": {"forgetting": 0.5}}, {"seconds": 1.5})
+    assert store.result(KEY) == {
+        "schema": 1,
+        "key": KEY,
+        "result": {"metrics": {"forgetting": 0.5}},
+        "environment": {"seconds": 1.5},
+    }
+    assert store.error(KEY) is None
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "result.json"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b'{"schema": 1, "key', b"[]", b"\xff\xfe", b'{"schema": 2, "key": "KEY"}', b'{"schema": 1, "key": "x"}'],
+)
+def test_damaged_and_foreign_results_are_not_picked_up(store, content):
+    store.finish(CELL, {}, {})
+    path = store.folder(KEY) / "result.json"
+    path.write_bytes(content.replace(b"KEY", KEY.encode()))
+    assert store.result(KEY) is None
+
+
+def test_a_result_that_was_not_renamed_yet_is_not_picked_up(store):
+    store.finish(CELL, {}, {})
+    path = store.folder(KEY) / "result.json"
+    path.rename(path.with_name(".result.json.abc.partial"))
+    assert store.result(KEY) is None
+
+
+def test_nan_is_refused(store):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        store.finish(CELL, {"metrics": float("nan")}, {})
+    assert store.result(KEY) is None
+
+
+def test_progress_lasts_as_long_as_the_claim(store):
+    with store.claim(KEY) as claimed:
+        assert claimed
+        store.set_progress(CELL, 0.25)
+        assert store.progress() == {KEY: {"label": "SGD on Digits, seed 1", "fraction": 0.25}}
+    assert store.progress() == {}
+
+
+def test_plans(store):
+    store.save_plan("tag/digits", {"name": "tag/digits"})
+    store.save_plan("demo", {"name": "demo"})
+    assert [plan["name"] for plan in store.plans()] == ["demo", "tag/digits"]
+
+
+HOLDER = """
+import sys, time
+from clpack.experiments.store import ResultStore
+with ResultStore(sys.argv[1]).claim(sys.argv[2]) as claimed:
+    print(claimed, flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_two_processes_cannot_hold_one_cell_and_a_killed_one_lets_go(store):
+    def hold():
+        command = [sys.executable, "-c", HOLDER, str(store.root), KEY]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        return process, process.stdout.readline().strip()
+
+    first, claimed = hold()
+    assert claimed == "True"
+    with store.claim(KEY) as mine:
+        assert not mine
+    with store.claim("another") as mine:
+        assert mine
+    os.kill(first.pid, signal.SIGKILL)
+    first.communicate()
+    with store.claim(KEY) as mine:
+        assert mine
+        second, claimed = hold()
+        assert claimed == "False"
+        second.communicate("\n")
