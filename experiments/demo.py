@@ -25,7 +25,9 @@ EXPERIMENT = Experiment(
         Row("Fine-tuning", Component("Naive", {"optimizer": "RMSprop", "lr": _LR})),
         Row("Replay", Component("Replay", {"optimizer": "RMSprop", "lr": _LR, "mem_size": _MEMORY})),
         Row("TAG", Component("TAG", {"lr": _LR, "b": 5.0})),
-        Row("TAG + replay", Component("Replay", {"optimizer": "TAG-RMSprop", "lr": _LR, "mem_size": _MEMORY, "b": 5.0})),
+        Row(
+            "TAG + replay", Component("Replay", {"optimizer": "TAG-RMSprop", "lr": _LR, "mem_size": _MEMORY, "b": 5.0})
+        ),
         Row("Joint (upper bound)", Component("Cumulative", {"optimizer": "RMSprop", "lr": _LR})),
     ),
     columns=(

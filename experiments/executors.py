@@ -47,6 +47,7 @@ def in_processes(
     """
     waiting = deque(cells)
     busy: dict[Connection, tuple[SpawnProcess, RunConfig]] = {}
+    leaving: list[SpawnProcess] = []
 
     def assign(process: SpawnProcess, connection: Connection) -> None:
         if waiting:
@@ -56,6 +57,7 @@ def in_processes(
                 connection.send(cell)
         else:
             connection.close()  # the process ends when it sees this
+            leaving.append(process)
 
     try:
         for _ in range(min(jobs, len(cells))):
@@ -78,6 +80,8 @@ def in_processes(
     finally:
         for process, _ in busy.values():
             process.terminate()
+            leaving.append(process)
+        for process in leaving:
             process.join()
 
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 from avalanche.benchmarks import nc_benchmark
-from clpack.benchmarks import PermutedDigits, SplitDigits
 from sklearn.datasets import load_digits
 from torch import Tensor
 
+from clpack.benchmarks import PermutedDigits, SplitDigits
 from clpack.data import TensorImages
 
 

@@ -6,6 +6,8 @@ import hashlib
 from pathlib import Path
 
 import pytest
+from torchvision.datasets import CIFAR10, CIFAR100
+
 from clpack.benchmarks import files
 from clpack.benchmarks.files import (
     DataFile,
@@ -15,7 +17,6 @@ from clpack.benchmarks.files import (
     resolve_dataset_root,
     verify_data_sets,
 )
-from torchvision.datasets import CIFAR10, CIFAR100
 
 
 @pytest.fixture

@@ -6,8 +6,9 @@ import inspect
 import subprocess
 import sys
 
-import clpack.benchmarks as benchmarks
 import pytest
+
+import clpack.benchmarks as benchmarks
 from clpack.benchmarks import describe, describe_data_sets, get, names
 
 

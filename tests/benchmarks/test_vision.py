@@ -10,12 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import clpack.benchmarks as benchmarks
 import numpy as np
 import pytest
 import torch
 import torchvision
 from avalanche.benchmarks import classic
+
+import clpack.benchmarks as benchmarks
 from clpack.benchmarks import (
     PermutedMNIST,
     RotatedMNIST,

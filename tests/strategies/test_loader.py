@@ -30,7 +30,6 @@ from torchvision.datasets import CIFAR10, FashionMNIST
 from torchvision.transforms import Compose, ConvertImageDtype, Normalize, RandomCrop, ToTensor
 
 from clpack.data import BatchTransform, PixelPermutation, TensorImages
-from clpack.experiments.bench.loader import measure
 from clpack.strategies.checkpoint import CheckpointPlugin, maybe_load_checkpoint
 from clpack.strategies.data import SAMPLE_ID, attach_sample_ids, batch_field, keep_samples
 from clpack.strategies.loader import ExperienceLoader, InMemoryLoaderPlugin, RandomStreamsPlugin
@@ -509,10 +508,3 @@ def test_global_generators_are_restored_after_evaluation():
 def test_the_seed_must_be_an_integer():
     with pytest.raises(TypeError, match=r"seed must be an integer, got 1\.5"):
         RandomStreamsPlugin(1.5)
-
-
-def test_gathering_is_at_least_four_times_faster_at_batch_128():
-    rows = measure(num_samples=4096, epochs=3)
-    ratios = [row["ratio"] for row in rows if row["batch_size"] == 128 and row["epoch"] == "steady"]
-    assert len(ratios) == 3
-    assert min(ratios) > 4  # about 20 on a quiet machine
