@@ -100,6 +100,7 @@ def _parser() -> ArgumentParser:
 
     report = _Parser(description="Write the report of a result folder again.")
     report.add_argument("directory", metavar="DIR", help="folder given to run as --out")
+    report.add_argument("--into", metavar="FILE", help="also write the tables into the marked places of a document")
     commands.add_subcommand("report", report, help="write the report of a result folder")
 
     data = _Parser(description="Look after the data sets on this machine. Nothing is ever downloaded.")
@@ -191,8 +192,10 @@ def _run(options: Namespace) -> int:
 
 
 def _report(options: Namespace) -> int:
-    from .report import report
+    from .report import report, write_into
 
+    if options.into:
+        write_into(options.directory, options.into)
     print(report(options.directory).html)
     return 0
 

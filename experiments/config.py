@@ -193,6 +193,7 @@ class Row:
         settings_by_column: settings for single columns, by column label, e.g.
             ``{"Split-CUB": {"strategy.lr": 0.001}}``; they win over ``settings``.
         grid: values to try, by setting, e.g. ``{"strategy.lr": [0.1, 0.01]}``; each point is a row of its own.
+        upper_bound: whether the row is there to compare with, and never the best of its column. Default: False.
     """
 
     label: str
@@ -200,6 +201,7 @@ class Row:
     settings: Mapping[str, Any] = field(default_factory=dict)
     settings_by_column: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    upper_bound: bool = False
 
     def points(self) -> Iterable[tuple[str, dict[str, Any]]]:
         """Yields label and settings of each point of the grid; without a grid, the row itself."""
@@ -211,15 +213,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Reference:
-    """A published value, as printed: in the unit of the metric (see :data:`METRICS`).
+    """A value to compare with, as printed: in the unit of the metric (see :data:`METRICS`).
 
     Args:
         row: label of the row.
         column: label of the column.
         metric: a name in :data:`METRICS`.
-        mean: the published mean.
-        std: the published standard deviation; None if there is none.
-        source: where it is printed.
+        mean: its mean.
+        std: its standard deviation; None if there is none.
+        source: where it comes from.
     """
 
     row: str
@@ -241,7 +243,7 @@ class Experiment:
         rows: the methods.
         columns: the streams.
         seeds: seeds of the repeats; default 1 to 5.
-        references: published values.
+        references: values to compare with.
         presets: replacements of settings by preset name; the key ``"seeds"`` replaces the seeds. The preset
             ``"paper"`` is the table as it stands.
         metrics: names in :data:`METRICS`, in the order of printing.

@@ -14,7 +14,8 @@ from .config import Column, Component, Experiment, Row
 
 __all__ = ["EXPERIMENT", "run_demo"]
 
-_LR = 0.001
+_RMSPROP = {"optimizer": "RMSprop", "lr": 0.001}
+_TAG = {"optimizer": "TAG-RMSprop", "lr": 0.001, "b": 5.0}
 _MEMORY = 100  # samples, of the 1437 in the training data
 
 EXPERIMENT = Experiment(
@@ -22,13 +23,11 @@ EXPERIMENT = Experiment(
     title="clpack demo: continual learning on handwritten digits",
     paper="scikit-learn's digits: 1797 real images of 8 x 8 pixels, 1437 to train on and 360 to test on",
     rows=(
-        Row("Fine-tuning", Component("Naive", {"optimizer": "RMSprop", "lr": _LR})),
-        Row("Replay", Component("Replay", {"optimizer": "RMSprop", "lr": _LR, "mem_size": _MEMORY})),
-        Row("TAG", Component("TAG", {"lr": _LR, "b": 5.0})),
-        Row(
-            "TAG + replay", Component("Replay", {"optimizer": "TAG-RMSprop", "lr": _LR, "mem_size": _MEMORY, "b": 5.0})
-        ),
-        Row("Joint (upper bound)", Component("Cumulative", {"optimizer": "RMSprop", "lr": _LR})),
+        Row("Fine-tuning", Component("Naive", _RMSPROP)),
+        Row("Replay", Component("Replay", {**_RMSPROP, "mem_size": _MEMORY})),
+        Row("TAG", Component("TAG", _TAG)),
+        Row("TAG + replay", Component("Replay", {**_TAG, "mem_size": _MEMORY})),
+        Row("Joint training", Component("Cumulative", _RMSPROP), upper_bound=True),
     ),
     columns=(
         Column(

@@ -87,14 +87,14 @@ def _section(table: Table) -> str:
 
 
 def _metric_table(table: Table, metric: str) -> str:
-    published = {column: table.has_references(column, metric) for column in table.columns}
+    compared = {column: table.has_references(column, metric) for column in table.columns}
     head = "".join(
-        f'<th class="group" colspan="3">{escape(column)}</th>' if published[column] else f"<th>{escape(column)}</th>"
+        f'<th class="group" colspan="3">{escape(column)}</th>' if compared[column] else f"<th>{escape(column)}</th>"
         for column in table.columns
     )
     second = "".join(
-        '<th>ours</th><th class="soft">published</th><th class="soft">difference</th>'
-        if published[column]
+        '<th>ours</th><th class="soft">reference</th><th class="soft">difference</th>'
+        if compared[column]
         else "<th></th>"
         for column in table.columns
     )
@@ -106,11 +106,12 @@ def _metric_table(table: Table, metric: str) -> str:
             text = f"<strong>{entry}</strong>" if table.is_best(entry) else str(entry)
             absent = ' class="absent"' if entry.n_finished < entry.n_seeds else ""
             body += f"<td{absent}>{text}</td>"
-            if published[column]:
-                body += f'<td class="soft">{entry.published()}</td><td class="soft">{entry.printed_difference()}</td>'
+            if compared[column]:
+                comparison = (entry.printed_reference(), entry.printed_difference())
+                body += "".join(f'<td class="soft">{value}</td>' for value in comparison)
         body += "</tr>\n"
     heads = f"<tr><th>Method</th>{head}</tr>"
-    if any(published.values()):
+    if any(compared.values()):
         heads += f"<tr><th></th>{second}</tr>"
     return f"<h2>{metric_title(metric)}</h2>{_table(heads, body)}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,11 +13,25 @@ from pathlib import Path
 from typing import Any
 
 from clpack.files import write_text
+from clpack.names import unknown_name
 
 from .config import METRICS, Reference
 from .store import ResultStore
 
-__all__ = ["Cell", "Entry", "ReportPaths", "Table", "load_tables", "markdown", "metric_title", "print_tables", "report"]
+__all__ = [
+    "Cell",
+    "Entry",
+    "ReportPaths",
+    "Table",
+    "load_tables",
+    "markdown",
+    "metric_title",
+    "print_tables",
+    "report",
+    "write_into",
+]
+
+_PLACE = re.compile(r"(?P<begin><!-- table: (?P<name>\S+) -->)\n.*?(?P<end><!-- end of table -->)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -59,7 +74,7 @@ class Entry:
         n_finished: number of finished cells.
         n_seeds: number of cells.
         n_failed: number of failed cells.
-        reference: the published value, if there is one.
+        reference: the value to compare with, if there is one.
     """
 
     row: str
@@ -83,7 +98,7 @@ class Entry:
 
     @property
     def difference(self) -> float | None:
-        """How many published standard deviations our mean lies above the published one."""
+        """How many standard deviations of the reference our mean lies above it."""
         if self.mean is None or self.reference is None or not self.reference.std:
             return None
         return (self.mean - self.reference.mean) / self.reference.std
@@ -95,8 +110,8 @@ class Entry:
         text = _plus_minus(self.metric, self.mean, self.std if self.n_seeds > 1 else None)
         return text if self.n_finished == self.n_seeds else f"{text} ({self.n_finished} of {self.n_seeds} seeds)"
 
-    def published(self) -> str:
-        """The published value, printed like ours; empty without one."""
+    def printed_reference(self) -> str:
+        """The reference value, printed like ours; empty without one."""
         return _plus_minus(self.metric, self.reference.mean, self.reference.std) if self.reference else ""
 
     def printed_difference(self) -> str:
@@ -165,8 +180,8 @@ class Table:
         ]
 
     def best(self, column: str, metric: str) -> str | None:
-        """Returns the best printed value of a column; None if there is none to compare."""
-        entries = [self.entry(row, column, metric) for row in self.rows]
+        """Returns the best printed value of a column, upper bounds aside; None if there is none to compare."""
+        entries = [self.entry(row, column, metric) for row in self.rows if row not in self.plan["upper_bounds"]]
         means = [entry.mean for entry in entries if entry.mean is not None]
         if len(means) < 2:
             return None
@@ -175,10 +190,12 @@ class Table:
 
     def is_best(self, entry: Entry) -> bool:
         """Returns whether an entry is the best of its column, ties in print included."""
-        return entry.mean is not None and _number(entry.metric, entry.mean) == self.best(entry.column, entry.metric)
+        if entry.mean is None or entry.row in self.plan["upper_bounds"]:
+            return False
+        return _number(entry.metric, entry.mean) == self.best(entry.column, entry.metric)
 
     def has_references(self, column: str, metric: str) -> bool:
-        """Returns whether there are published values for a metric in a column."""
+        """Returns whether there are reference values for a metric in a column."""
         return any(self.entry(row, column, metric).reference for row in self.rows)
 
     def notes(self) -> list[str]:
@@ -186,11 +203,12 @@ class Table:
         seeds = ", ".join(map(str, self.seeds))
         finished = sum(cell.status == "finished" for cell in self.cells)
         spread = "Mean ± population standard deviation over" if len(self.seeds) > 1 else "One run each,"
-        notes = [f"{spread} seed{'s' if len(self.seeds) > 1 else ''} {seeds}. Best of each column in bold."]
+        aside = f" ({', '.join(self.plan['upper_bounds'])} aside)" if self.plan["upper_bounds"] else ""
+        notes = [f"{spread} seed{'s' if len(self.seeds) > 1 else ''} {seeds}. Best of each column in bold{aside}."]
         if self.plan["references"]:
             sources = sorted({reference["source"] for reference in self.plan["references"] if reference["source"]})
             where = f" ({'; '.join(sources)})" if sources else ""
-            notes.append(f"Published values{where}; difference in published standard deviations.")
+            notes.append(f"Reference values{where}; difference in standard deviations of the reference.")
         if self.plan["preset"] != "paper":
             notes.append(f"Preset {self.plan['preset']!r}, not the full protocol.")
         if self.plan["overrides"]:
@@ -266,6 +284,36 @@ def load_tables(directory: str | os.PathLike[str]) -> list[Table]:
     ]
 
 
+def write_into(directory: str | os.PathLike[str], document: str | os.PathLike[str]) -> None:
+    """Writes tables of a result folder into a Markdown document, so that no number in it is typed.
+
+    The document marks each place with ``<!-- table: NAME -->`` and ``<!-- end of table -->``, where ``NAME`` is that
+    of the table's plan, such as ``tag/digits``; what stands between the marks is replaced.
+
+    Args:
+        directory: the folder given to the runs as ``out``.
+        document: the Markdown file.
+
+    Raises:
+        FileNotFoundError: if no table was run into the folder, or there is no such document.
+        ValueError: if the document has no such place, or names a table that is not in the folder.
+    """
+    tables = {table.plan["name"]: table for table in load_tables(directory)}
+
+    def fill(place: re.Match[str]) -> str:
+        if place["name"] not in tables:
+            raise ValueError(unknown_name("table", place["name"], tables))
+        return f"{place['begin']}\n{_markdown_body(tables[place['name']], '###')}\n{place['end']}"
+
+    text, count = _PLACE.subn(fill, Path(document).read_text(encoding="utf-8"))
+    if not count:
+        raise ValueError(
+            f"{document} has no place for a table; mark one with <!-- table: {next(iter(tables))} --> and "
+            "<!-- end of table --> on lines of their own"
+        )
+    write_text(document, text)
+
+
 def print_tables(directory: str | os.PathLike[str], names: Sequence[str]) -> None:
     """Prints tables of a result folder on the standard output, drawn in a terminal and as Markdown elsewhere.
 
@@ -292,26 +340,30 @@ def metric_title(metric: str) -> str:
 
 def markdown(tables: Sequence[Table]) -> str:
     """Returns the tables as Markdown, one per metric."""
+    return "\n".join(
+        f"# {table.plan['title']}\n\n{table.plan['paper']}\n\n{_markdown_body(table, '##')}" for table in tables
+    )
+
+
+def _markdown_body(table: Table, heading: str) -> str:
     lines: list[str] = []
-    for table in tables:
-        lines += [f"# {table.plan['title']}", "", table.plan["paper"], ""]
-        for metric in table.plan["metrics"]:
-            lines += [f"## {metric_title(metric)}", "", *_markdown_table(table, metric), ""]
-        lines += [*(f"- {note}" for note in table.notes()), ""]
-        failures = [
-            f"- {cell.row} on {cell.column}, seed {cell.settings['seed']}: {cell.error}"
-            for cell in table.cells
-            if cell.status == "failed"
-        ]
-        if failures:
-            lines += ["Failed cells:", "", *failures, ""]
+    for metric in table.plan["metrics"]:
+        lines += [f"{heading} {metric_title(metric)}", "", *_markdown_table(table, metric), ""]
+    lines += [*(f"- {note}" for note in table.notes()), ""]
+    failures = [
+        f"- {cell.row} on {cell.column}, seed {cell.settings['seed']}: {cell.error}"
+        for cell in table.cells
+        if cell.status == "failed"
+    ]
+    if failures:
+        lines += ["Failed cells:", "", *failures, ""]
     return "\n".join(lines)
 
 
 def _markdown_table(table: Table, metric: str) -> list[str]:
     head, rule = ["Method"], ["---"]
     for column in table.columns:
-        extra = ["published", "difference"] if table.has_references(column, metric) else []
+        extra = ["reference", "difference"] if table.has_references(column, metric) else []
         head += [column, *extra]
         rule += ["---:"] * (1 + len(extra))
     lines = [head, rule]
@@ -321,7 +373,7 @@ def _markdown_table(table: Table, metric: str) -> list[str]:
             entry = table.entry(row, column, metric)
             line.append(f"**{entry}**" if table.is_best(entry) else str(entry))
             if table.has_references(column, metric):
-                line += [entry.published(), entry.printed_difference()]
+                line += [entry.printed_reference(), entry.printed_difference()]
         lines.append(line)
     return ["| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines]
 
@@ -348,8 +400,8 @@ def _entry_record(table: Table, entry: Entry) -> dict[str, Any]:
         "std": entry.std,
         "n_finished": entry.n_finished,
         "n_seeds": entry.n_seeds,
-        "published_mean": reference and reference.mean,
-        "published_std": reference and reference.std,
+        "reference_mean": reference and reference.mean,
+        "reference_std": reference and reference.std,
         "difference": entry.difference,
         "source": reference and reference.source,
     }

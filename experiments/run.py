@@ -217,6 +217,7 @@ def _plan(
         "preset": preset,
         "overrides": dict(overrides),
         "metrics": list(experiment.metrics),
+        "upper_bounds": [label for row in experiment.rows if row.upper_bound for label, _ in row.points()],
         "references": [vars(reference) for reference in experiment.references],
         "cells": [
             {"row": cell.row, "column": cell.column, "key": cell.key(), "settings": cell.settings()} for cell in cells

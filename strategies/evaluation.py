@@ -189,7 +189,7 @@ class PhaseCosts(PluginMetric[list[dict[str, Any]]]):
     def load_checkpoint_state(self, state: dict[str, Any]) -> None:
         """Restores what :meth:`checkpoint_state` returned."""
         now = time.perf_counter()
-        vars(self).update(state, _started={phase: now - gone for phase, gone in state["_started"].items()})
+        self.__dict__.update(state, _started={phase: now - gone for phase, gone in state["_started"].items()})
 
     def _start(self, phase: str, device: torch.device) -> None:
         _reset_peak_memory(device)

@@ -151,14 +151,14 @@ class TAG(SupervisedTemplate):
         peval_mode: str = "epoch",
         **base_kwargs: Any,
     ) -> None:
-        if (lr is None) == (optimizer is None):
+        if lr is not None and optimizer is None:
+            optimizer = TAGOptimizer(
+                model.parameters(), lr, base=base, b=b, betas=betas, eps=eps, bias_correction=bias_correction
+            )
+        elif lr is not None or optimizer is None:
             raise ValueError(
                 "give either lr (and base, b, betas, eps, bias_correction) or a ready optimizer, "
                 f"got lr={lr} and optimizer={type(optimizer).__name__}"
-            )
-        if optimizer is None:
-            optimizer = TAGOptimizer(
-                model.parameters(), lr, base=base, b=b, betas=betas, eps=eps, bias_correction=bias_correction
             )
         elif not isinstance(optimizer, TAGOptimizer):
             raise TypeError(f"optimizer must be a clpack.optim.TAG, got {type(optimizer).__name__}; or give lr instead")

@@ -32,6 +32,10 @@ class _Block(nn.Module):
         return out
 
 
+def _stage(in_channels: int, channels: int, stride: int, dropout: float) -> nn.Sequential:
+    return nn.Sequential(_Block(in_channels, channels, stride, dropout), _Block(channels, channels, 1, dropout))
+
+
 class ReducedResNet18(nn.Module):
     """The network of TAG's Split-CIFAR100, Split-miniImageNet and 5-dataset streams [1].
 
@@ -71,17 +75,12 @@ class ReducedResNet18(nn.Module):
             raise ValueError(f"dropout must be in [0, 1), got {dropout}")
         self.conv1 = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        channels = width
-        for stage in range(1, 5):
-            out_channels = width * 2 ** (stage - 1)
-            blocks = [
-                _Block(channels, out_channels, 1 if stage == 1 else 2, dropout),
-                _Block(out_channels, out_channels, 1, dropout),
-            ]
-            setattr(self, f"layer{stage}", nn.Sequential(*blocks))
-            channels = out_channels
+        self.layer1 = _stage(width, width, 1, dropout)
+        self.layer2 = _stage(width, 2 * width, 2, dropout)
+        self.layer3 = _stage(2 * width, 4 * width, 2, dropout)
+        self.layer4 = _stage(4 * width, 8 * width, 2, dropout)
         side = -(-input_size // 8) // 4
-        self.num_features = channels * side * side
+        self.num_features = 8 * width * side * side
         self.linear = nn.Linear(self.num_features, num_classes)
 
     def features(self, images: Tensor) -> Tensor:

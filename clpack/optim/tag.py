@@ -393,7 +393,8 @@ class _Weights:
 
     @property
     def mean(self) -> Tensor:
-        return cast(Tensor, self.total) / self.count
+        mean: Tensor = cast(Tensor, self.total) / self.count
+        return mean
 
 
 class _Batch:
@@ -413,7 +414,8 @@ class _Batch:
         self.moments = [first[-1] for first in self.first]
         self.squares = [second[-1] for second in self.second]
         self.seconds = [second.t() for second in self.second]
-        self.forget()
+        self.latest = self.total = torch.empty(0)
+        self.count = 0
 
     def fits(self, params: list[Tensor], state: dict[Tensor, dict[str, Any]]) -> bool:
         """Whether the batch is still at its place among ``params``, and its views are of what ``state`` holds."""

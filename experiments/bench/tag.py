@@ -110,6 +110,6 @@ def _seconds(step: Callable[[], object], device: str) -> float:
 
 
 if __name__ == "__main__":
-    from jsonargparse import CLI
+    from jsonargparse import auto_cli
 
-    CLI(main)
+    auto_cli(main)

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import re
 import textwrap
 
 import pytest
 
 from clpack.experiments.config import Column, Component, Experiment, Reference, Row
-from clpack.experiments.report import load_tables, print_tables, report
+from clpack.experiments.report import load_tables, print_tables, report, write_into
 from clpack.experiments.run import _plan
 from clpack.experiments.store import ResultStore
 
@@ -83,7 +84,7 @@ def full(store):
 
 
 def test_markdown(full):
-    # SGD: mean of 60 and 70 is 65, population deviation 5; (65 - 60) / 2 = 2.5 published deviations above.
+    # SGD: mean of 60 and 70 is 65, population deviation 5; (65 - 60) / 2 = 2.5 deviations of the reference above.
     expected = """\
     # Digits <permuted>
 
@@ -91,7 +92,7 @@ def test_markdown(full):
 
     ## Average accuracy (%, higher is better)
 
-    | Method | Permuted | published | difference |
+    | Method | Permuted | reference | difference |
     | --- | ---: | ---: | ---: |
     | SGD | 65.00 ± 5.00 | 60.00 ± 2.00 | +2.5 |
     | TAG\\|RMSProp | **80.00 ± 0.00** | 79.70 |  |
@@ -104,7 +105,7 @@ def test_markdown(full):
     | TAG\\|RMSProp | **0.100 ± 0.000** |
 
     - Mean ± population standard deviation over seeds 1, 2. Best of each column in bold.
-    - Published values (Table 1); difference in published standard deviations.
+    - Reference values (Table 1); difference in standard deviations of the reference.
     """
     assert report(full.root).markdown.read_text() == textwrap.dedent(expected)
 
@@ -141,7 +142,7 @@ def test_csv(full):
         "n_seeds": "2",
         "source": "Table 1",
     }
-    numbers = [float(entries[0][name]) for name in ("mean", "std", "published_mean", "published_std", "difference")]
+    numbers = [float(entries[0][name]) for name in ("mean", "std", "reference_mean", "reference_std", "difference")]
     assert numbers == pytest.approx([65.0, 5.0, 60.0, 2.0, 2.5])
     with paths.cells.open() as file:
         cells = list(csv.DictReader(file))
@@ -191,3 +192,37 @@ def test_report_twice_is_the_same(full):
 def test_no_results(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no results in .*: it has no tables/\*\.json"):
         report(tmp_path)
+
+
+def test_an_upper_bound_is_never_the_best(store):
+    bounded = dataclasses.replace(TABLE, rows=(TABLE.rows[0], dataclasses.replace(TABLE.rows[1], upper_bound=True)))
+    plan = _plan(bounded, bounded.cells(), "paper", {})
+    store.save_plan(plan["name"], plan)
+    for cell, accuracy in zip(bounded.cells(), (0.6, 0.6, 0.9, 0.9), strict=True):
+        finish(store, cell, accuracy, 0.2)
+    (table,) = load_tables(store.root)
+    assert [table.is_best(entry) for entry in table.entries()] == [False] * 4  # one method is nothing to compare
+    assert "in bold (TAG|RMSProp aside)." in report(store.root).markdown.read_text()
+
+
+def test_tables_are_written_into_documents(full, tmp_path):
+    document = tmp_path / "README.md"
+    document.write_text("# Title\n\n<!-- table: tag/digits -->\nstale\n<!-- end of table -->\n\nThe end.\n")
+    write_into(full.root, document)
+    text = document.read_text()
+    assert text.startswith("# Title\n\n<!-- table: tag/digits -->\n")
+    assert text.endswith("<!-- end of table -->\n\nThe end.\n")
+    assert "| SGD | 65.00 ± 5.00 | 60.00 ± 2.00 | +2.5 |" in text
+    assert "stale" not in text
+    write_into(full.root, document)
+    assert document.read_text() == text
+
+
+def test_documents_that_cannot_be_filled(full, tmp_path):
+    document = tmp_path / "README.md"
+    document.write_text("<!-- table: other/name -->\n<!-- end of table -->\n")
+    with pytest.raises(ValueError, match="unknown table 'other/name'.*expected one of tag/digits"):
+        write_into(full.root, document)
+    document.write_text("no table\n")
+    with pytest.raises(ValueError, match="has no place for a table"):
+        write_into(full.root, document)
