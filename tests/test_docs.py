@@ -50,15 +50,11 @@ def test_the_demo_that_make_runs(tmp_path, capsys):
     assert list(tmp_path.glob("cells/*/tb/events*"))
 
 
-@pytest.mark.parametrize(
-    "document", [path for path in DOCUMENTS if "<!-- table:" in path.read_text()], ids=lambda p: p.name
-)
-def test_tables_are_those_of_the_results(document, tmp_path):
+@pytest.mark.parametrize("name", ["README.md", "docs/tag.md"])
+def test_tables_are_those_of_the_results(name, tmp_path):
     from clpack.experiments.report import write_into
 
-    copy = tmp_path / document.name
+    document, copy = ROOT / name, tmp_path / "copy.md"
     shutil.copy(document, copy)
-    if document.name == "tables.md":  # it shows the marks, not a table
-        return
     write_into(ROOT / "docs" / "results", copy)
     assert copy.read_text() == document.read_text()
