@@ -30,9 +30,10 @@ bench: $(READY)
 clean:
 	rm -rf $(VENV) .cache build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
 
-# uv keeps every downloaded package in one cache for all clones and links from there.
+# uv keeps every downloaded package in one cache for all clones and links from there. Compiling now saves every process
+# that imports torch and Avalanche from doing it.
 $(READY): setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable ".[dev]"
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --editable ".[dev]"
 	touch $@

@@ -82,11 +82,16 @@ def attach_sample_ids(strategy: Any) -> None:
 
     ``strategy.experience`` becomes a shallow copy whose dataset carries the ids, for the rest of this experience.
     Does nothing if the dataset has them already.
+
+    Raises:
+        ValueError: if the experience has no samples.
     """
     experience = strategy.experience
     data = experience.dataset
     if SAMPLE_ID in data._data_attributes:
         return
+    if len(data) == 0:
+        raise ValueError(f"experience {experience.current_experience} is empty; leave it out of the stream")
     first = experience.current_experience << 32
     ids = DataAttribute(range(first, first + len(data)), SAMPLE_ID, use_in_getitem=True)
     attributes = OrderedDict(data._data_attributes)

@@ -14,11 +14,12 @@ import torch
 from avalanche.core import SupervisedPlugin
 from avalanche.evaluation.metric_results import MetricValue
 from avalanche.training.plugins.evaluation import EvaluationPlugin, default_evaluator
-from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor, nn
 
 from clpack.optim import TAG as TAGOptimizer
 from clpack.optim.tag import Base, BiasCorrection
+
+from .templates import AutocastTemplate
 
 __all__ = ["TAG", "TAGPlugin"]
 
@@ -59,6 +60,14 @@ class TAGPlugin(SupervisedPlugin):
             raise ValueError("reset_optimizer_state=True would erase the history of the tasks that TAG is made of")
         self._remember(strategy)
 
+    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+        """Refuses an experience without samples, from which no direction could be learned."""
+        if len(strategy.experience.dataset) == 0:
+            raise ValueError(
+                f"experience {strategy.experience.current_experience} is empty: TAG needs at least one sample; "
+                "leave it out of the stream"
+            )
+
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Begins the task, once the model has grown and the optimizer knows all parameters."""
         state = strategy.optimizer.state
@@ -94,7 +103,7 @@ class TAGPlugin(SupervisedPlugin):
         return "TAG_Alpha"
 
 
-class TAG(SupervisedTemplate):
+class TAG(AutocastTemplate):
     """Task-based accumulated gradients: fine-tuning with the task-aware optimizer.
 
     Composes with every plugin that changes the loss or the gradients (replay, EWC, A-GEM, LwF), which gives the
@@ -118,6 +127,7 @@ class TAG(SupervisedTemplate):
         train_epochs: epochs per experience.
         eval_mb_size: samples per evaluation batch, ``None`` for ``train_mb_size``.
         device: where the model is trained.
+        autocast: ``torch.bfloat16`` for mixed precision.
         plugins: further Avalanche plugins; the list is copied.
         evaluator: as in every Avalanche strategy.
         eval_every: as in every Avalanche strategy.
@@ -145,6 +155,7 @@ class TAG(SupervisedTemplate):
         train_epochs: int = 1,
         eval_mb_size: int | None = None,
         device: str | torch.device = "cpu",
+        autocast: torch.dtype | None = None,
         plugins: Sequence[SupervisedPlugin] | None = None,
         evaluator: EvaluationPlugin | Callable[[], EvaluationPlugin] = default_evaluator,
         eval_every: int = -1,
@@ -170,6 +181,7 @@ class TAG(SupervisedTemplate):
             train_epochs=train_epochs,
             eval_mb_size=eval_mb_size,
             device=device,
+            autocast=autocast,
             plugins=[TAGPlugin(), *(plugins or [])],
             evaluator=evaluator,
             eval_every=eval_every,

@@ -7,7 +7,8 @@ import math
 
 import pytest
 import torch
-from avalanche.benchmarks import nc_benchmark
+from avalanche.benchmarks import dataset_benchmark, nc_benchmark
+from avalanche.benchmarks.utils import as_classification_dataset
 from avalanche.evaluation.metrics import accuracy_metrics
 from avalanche.logging import BaseLogger, TextLogger
 from avalanche.training.plugins import EvaluationPlugin, EWCPlugin, LwFPlugin, ReplayPlugin
@@ -222,3 +223,29 @@ def test_bad_input(make_stream, make_model):
     strategy = TAG(model=model, lr=0.1, evaluator=None)
     with pytest.raises(ValueError, match="reset_optimizer_state=True would erase"):
         strategy.train(stream.train_stream[0], reset_optimizer_state=True)
+
+
+def test_empty_experience_is_refused_before_training(digits, make_model):
+    empty = as_classification_dataset(digits[0]).subset([])
+    stream = dataset_benchmark([empty], [digits[1]])
+    strategy = TAG(model=make_model(), lr=0.1, evaluator=None)
+    with pytest.raises(ValueError, match="experience 0 is empty: TAG needs at least one sample"):
+        strategy.train(stream.train_stream[0])
+
+
+def test_mixed_precision(make_stream, make_model):
+    stream = make_stream(5)
+    strategies = [
+        TAG(model=make_model(), lr=0.003, train_mb_size=16, train_epochs=4, autocast=autocast, evaluator=None)
+        for autocast in (None, torch.bfloat16)
+    ]
+    for strategy in strategies:
+        torch.manual_seed(0)
+        strategy.train(stream.train_stream[0])
+        assert accuracy_on(strategy, stream.train_stream[0]) > 0.9
+    full, mixed = (weights_of(strategy.model) for strategy in strategies)
+    assert mixed.dtype == torch.float32
+    assert not torch.equal(full, mixed)
+    torch.testing.assert_close(full, mixed, rtol=0.0, atol=0.1)
+    with pytest.raises(ValueError, match=r"autocast must be None or torch\.bfloat16, got torch\.float16"):
+        TAG(model=make_model(), lr=0.1, autocast=torch.float16)
