@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 from .config import Column, Component, Experiment, Row
+from .tag.digits import PERMUTED_DIGITS
 
 __all__ = ["EXPERIMENT", "run_demo"]
 
@@ -42,15 +43,7 @@ EXPERIMENT = Experiment(
             Component("MLP", {"hidden_sizes": [64, 64], "head": "multi"}),
             {"train_epochs": 4, "train_mb_size": 10, "eval_mb_size": 256},
         ),
-        Column(
-            "Permuted digits, 8 tasks",
-            Component(
-                "PermutedDigits",
-                {"n_experiences": 8, "return_task_id": True, "class_ids_from_zero_in_each_exp": False, "seed": 0},
-            ),
-            Component("MLP", {"hidden_sizes": [64, 64], "head": "masked"}),
-            {"train_mb_size": 10, "eval_mb_size": 256},
-        ),
+        PERMUTED_DIGITS,
     ),
     seeds=(1, 2, 3),
     presets={"smoke": {"seeds": [1], "train_epochs": 1, "stream.n_experiences": 2}},

@@ -26,6 +26,16 @@ def _row(label: str, name: str, lr: float, **options: object) -> Row:
     return Row(label, Component(name, {"lr": lr, **options}))
 
 
+PERMUTED_DIGITS = Column(
+    "Permuted digits, 8 tasks",
+    Component(
+        "PermutedDigits",
+        {"n_experiences": 8, "return_task_id": True, "class_ids_from_zero_in_each_exp": False, "seed": 0},
+    ),
+    Component("MLP", {"hidden_sizes": [64, 64], "head": "masked"}),
+    {"train_mb_size": 10, "eval_mb_size": 256},
+)
+
 EXPERIMENT = Experiment(
     name="tag/digits",
     title="TAG on permuted digits",
@@ -39,20 +49,10 @@ EXPERIMENT = Experiment(
         _row("TAG-Adagrad", "TAG", 0.01, optimizer="TAG-Adagrad", b=5.0),
         _row("TAG-Adam", "TAG", 0.002, optimizer="TAG-Adam", b=5.0),
     ),
-    columns=(
-        Column(
-            "Permuted digits, 8 tasks",
-            Component(
-                "PermutedDigits",
-                {"n_experiences": 8, "return_task_id": True, "class_ids_from_zero_in_each_exp": False, "seed": 0},
-            ),
-            Component("MLP", {"hidden_sizes": [64, 64], "head": "masked"}),
-            {"train_mb_size": 10, "eval_mb_size": 256},
-        ),
-    ),
+    columns=(PERMUTED_DIGITS,),
     seeds=(1, 2, 3),
     references=tuple(
-        Reference(row, "Permuted digits, 8 tasks", metric, mean, std, _SOURCE)
+        Reference(row, PERMUTED_DIGITS.label, metric, mean, std, _SOURCE)
         for row, values in _RESULTS.items()
         for metric, (mean, std) in zip(_METRICS, values, strict=True)
     ),
