@@ -41,6 +41,14 @@ class LogFile:
             self.size = file.tell()
         return len(text)
 
+    def checkpoint_state(self) -> dict[str, int]:
+        """What a checkpoint keeps: how much was written, but not where, which is for each run to say."""
+        return {"size": self.size}
+
+    def load_checkpoint_state(self, state: dict[str, int]) -> None:
+        """Goes on after what was written when the checkpoint was taken."""
+        self.size = state["size"]
+
     def flush(self) -> None:
         """Does nothing: every write reaches the file at once."""
 

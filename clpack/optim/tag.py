@@ -432,7 +432,7 @@ class _Batch:
         The last row of ``first`` is the current moment itself, so one product per tensor gives the numerators of the
         cosines and the squared norm.
         """
-        alphas = self.moments[0].new_empty((len(self.params), len(self.first[0])))
+        alphas: Tensor = self.moments[0].new_empty((len(self.params), len(self.first[0])))
         if alphas.shape[1] > 1:
             for first, moment, row in zip(self.first, self.moments, alphas, strict=True):
                 torch.mv(first, moment, out=row)

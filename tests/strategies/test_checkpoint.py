@@ -33,6 +33,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from clpack.data import TensorImages
+from clpack.strategies import TAG, TAGPlugin, with_head
 from clpack.strategies.checkpoint import CheckpointPlugin, maybe_load_checkpoint, save_checkpoint
 from clpack.strategies.loader import InMemoryLoaderPlugin, RandomStreamsPlugin
 
@@ -64,6 +65,18 @@ class Plain(nn.Module):
         return out
 
 
+class Featured(nn.Module):
+    """What :func:`with_head` takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features, self.num_features, self.linear = Plain().features, 12, nn.Linear(12, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.linear(self.features(x))
+        return out
+
+
 class Growing(Plain):
     def __init__(self) -> None:
         super().__init__()
@@ -81,7 +94,12 @@ class MultiHead(MultiTaskModule):  # type: ignore[misc]
         return out
 
 
-MODELS: dict[str, Callable[[], nn.Module]] = {"plain": Plain, "growing": Growing, "multihead": MultiHead}
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "plain": Plain,
+    "growing": Growing,
+    "multihead": MultiHead,
+    **{head: lambda head=head: with_head(Featured(), head) for head in ("incremental", "multi", "masked")},
+}
 
 
 class KillAt(SupervisedPlugin):  # type: ignore[misc]
@@ -144,16 +162,18 @@ def make_strategy(method: str, head: str, plugins: list[Any], loggers: list[Any]
         own = [SynapticIntelligencePlugin(0.5)]
     elif method == "agem":
         own = [AGEMPlugin(10, 10)]
+    elif method == "tag":
+        own = [ReplayPlugin(mem_size=15)]
     evaluator = EvaluationPlugin(
         accuracy_metrics(minibatch=True, epoch=True, experience=True, stream=True),
         loss_metrics(epoch_running=True, experience=True),
         forgetting_metrics(experience=True, stream=True),
         loggers=loggers,
     )
-    cls = Cumulative if method == "cumulative" else Naive
+    cls = {"cumulative": Cumulative, "tag": TAG}.get(method, Naive)
     return cls(
         model=model,
-        optimizer=optimizer,
+        **({"lr": 0.01} if method == "tag" else {"optimizer": optimizer}),
         criterion=nn.CrossEntropyLoss(),
         train_mb_size=BATCH,
         train_epochs=EPOCHS,
@@ -177,7 +197,7 @@ def run(
     loggers: Callable[[], list[Any]] = list,
 ) -> dict[str, Any]:
     """One process: builds everything from scratch, resumes if there is something to resume, and runs to the end."""
-    benchmark = make_benchmark(task_labels=head == "multihead")
+    benchmark = make_benchmark(task_labels=head in ("multihead", "multi", "masked"))
     torch.manual_seed(1)
     np.random.seed(1)  # noqa: NPY002 (the global generator is what is tested)
     random.seed(1)
@@ -189,8 +209,11 @@ def run(
         strategy.train(experience, num_workers=num_workers)
         strategy.eval(benchmark.test_stream)
         save_checkpoint(strategy, path, unique_objects=benchmark)
+    state = strategy.optimizer.state
     return {
-        "parameters": {name: value.clone() for name, value in strategy.model.state_dict().items()},
+        "parameters": strategy.model.state_dict(),
+        "optimizer": {name: state[value] for name, value in strategy.model.named_parameters() if value in state},
+        "alphas": [plugin.reports for plugin in strategy.plugins if isinstance(plugin, TAGPlugin)],
         "metrics": strategy.evaluator.get_all_metrics(),
         "random": (torch.rand(1).item(), random.random(), float(np.random.rand())),  # noqa: NPY002
         "start": start,
@@ -199,12 +222,14 @@ def run(
     }
 
 
+def as_text(result: Any) -> str:
+    """Every bit of a result, NaN included."""
+    return json.dumps(result, default=Tensor.tolist)
+
+
 def assert_same(resumed: dict[str, Any], whole: dict[str, Any]) -> None:
-    assert resumed["parameters"].keys() == whole["parameters"].keys()
-    for name, value in whole["parameters"].items():
-        assert torch.equal(resumed["parameters"][name], value), name
-    assert json.dumps(resumed["metrics"]) == json.dumps(whole["metrics"])
-    assert resumed["random"] == whole["random"]
+    for part in ("parameters", "optimizer", "alphas", "metrics", "random"):
+        assert as_text(resumed[part]) == as_text(whole[part]), part
     assert resumed["epochs"] == whole["epochs"] == EPOCHS
 
 
@@ -317,19 +342,41 @@ def test_with_loggers(tmp_path: Path, whole_run: Callable[[str, str], dict[str, 
     assert_same(run("ewc", "growing", path, loggers=loggers), whole_run("ewc", "growing"))
 
 
-def test_in_a_new_process(tmp_path: Path, whole_run: Callable[[str, str], dict[str, Any]]) -> None:
+@pytest.mark.parametrize("head", ["incremental", "multi", "masked"])
+def test_tag(head: str, tmp_path: Path) -> None:
+    """The optimizer keeps views of its state between steps: after resuming they must be views of the new state."""
+
+    def arrange(checkpoint: CheckpointPlugin) -> list[Any]:
+        return [checkpoint, RandomStreamsPlugin(3), InMemoryLoaderPlugin()]
+
     path = tmp_path / "run.safetensors"
+    whole = run("tag", head, tmp_path / "whole.safetensors", save_every=10**6, arrange=arrange)
+    with pytest.raises(Killed):
+        run("tag", head, path, kill=LAST, save_every=3, arrange=arrange)
+    resumed = run("tag", head, path, save_every=3, arrange=arrange)
+    assert (resumed["start"], resumed["trained"]) == (2, 15 - 12)
+    first_layer = next(iter(resumed["optimizer"].values()))
+    assert first_layer["tasks"] == [0, 1, 2]
+    assert len(resumed["alphas"][0][2]) == 3
+    assert_same(resumed, whole)
+
+
+def test_in_a_new_process(tmp_path: Path, whole_run: Callable[[str, str], dict[str, Any]]) -> None:
+    path, output = tmp_path / "run.safetensors", tmp_path / "results.json"
+    with pytest.raises(Killed):
+        run("lwf", "growing", path, kill=LAST, save_every=3)
     script = f"""
-import importlib.util, os, sys
+import importlib.util, sys
 spec = importlib.util.spec_from_file_location({Plain.__module__!r}, {__file__!r})
 module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
-module.Killed.__init__ = lambda self: os._exit(9)
-module.run("lwf", "growing", module.Path({str(path)!r}), kill=module.LAST, save_every=3)
+module.torch.set_num_threads(1)
+results = module.run("lwf", "growing", module.Path({str(path)!r}), save_every=3)
+module.Path({str(output)!r}).write_text(module.as_text(results))
 """
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "5"}
-    assert subprocess.run([sys.executable, "-c", script], env=environment, cwd=tmp_path).returncode == 9
-    resumed = run("lwf", "growing", path, save_every=3)
+    subprocess.run([sys.executable, "-c", script], env=environment, cwd=tmp_path, check=True)
+    resumed = json.loads(output.read_text())
     assert (resumed["start"], resumed["trained"]) == (2, 15 - 12)
     assert_same(resumed, whole_run("lwf", "growing"))
 

@@ -34,10 +34,10 @@ def test_resumed_log_continues_where_the_checkpoint_left(tmp_path):
     path = tmp_path / "log.txt"
     first = LogFile(path)
     first.write("kept ä\n")
-    saved = first.size
+    saved = first.checkpoint_state()
     first.write("lost in the crash\n")
     resumed = LogFile(path)
-    resumed.size = saved  # what a checkpoint restores
+    resumed.load_checkpoint_state(saved)
     resumed.write("again\n")
     assert path.read_text(encoding="utf-8") == "kept ä\nagain\n"
 
