@@ -122,7 +122,8 @@ def forward_transfer(matrix: ArrayLike, baseline: Sequence[float] | ArrayLike) -
         raise ValueError(f"baseline must hold one accuracy per task, shape ({len(a)},), got shape {b.shape}")
     if len(a) == 1:
         return 0.0
-    return float((_known(np.diagonal(a, offset=-1), "just before each task") - b[1:]).mean())
+    before = _known(np.diagonal(a, offset=-1), "just before each task")
+    return float((before - _known(b[1:], "before any training")).mean())
 
 
 def running_average_accuracy(matrix: ArrayLike) -> Matrix:
@@ -152,5 +153,5 @@ def _checked(matrix: ArrayLike) -> Matrix:
 
 def _known(entries: Matrix, which: str) -> Matrix:
     if np.isnan(entries).any():
-        raise ValueError(f"the matrix lacks (NaN) an accuracy {which}: evaluate all tasks at those times")
+        raise ValueError(f"an accuracy {which} is missing (NaN): evaluate all tasks at those times")
     return entries

@@ -7,7 +7,7 @@ Everything listed in ``__all__`` is imported when it is first used: Avalanche al
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .registry import StrategyInfo, describe, get, names
+from .registry import StrategyInfo, check, describe, get, names
 
 if TYPE_CHECKING:
     from .baselines import AGEMPlugin
@@ -81,6 +81,7 @@ __all__ = [
     "attach_sample_ids",
     "average_accuracy_metrics",
     "batch_field",
+    "check",
     "dataset_field",
     "decode_sample_ids",
     "describe",

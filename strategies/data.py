@@ -34,6 +34,7 @@ from torch import Tensor
 from clpack.data import TensorImages
 
 from ._flat import attribute_values
+from .templates import check_not_empty
 
 __all__ = [
     "SAMPLE_ID",
@@ -90,8 +91,7 @@ def attach_sample_ids(strategy: Any) -> None:
     data = experience.dataset
     if SAMPLE_ID in data._data_attributes:
         return
-    if len(data) == 0:
-        raise ValueError(f"experience {experience.current_experience} is empty; leave it out of the stream")
+    check_not_empty(experience)
     first = experience.current_experience << 32
     ids = DataAttribute(range(first, first + len(data)), SAMPLE_ID, use_in_getitem=True)
     attributes = OrderedDict(data._data_attributes)

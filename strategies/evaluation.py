@@ -38,7 +38,8 @@ class AccuracyMatrix(PluginMetric[NDArray[np.float64]]):
     * ``Forward_Transfer``, if the stream was also evaluated before any training (``eval_every=0`` does).
 
     A value is left out while an accuracy that it needs was not measured. Of several evaluations after the same
-    experience the last one counts.
+    experience the last one counts. Once an experience was trained again, only the average accuracy is logged: the
+    others are defined for experiences that come once.
 
     Args:
         stream_name: the stream to watch; evaluations of others are ignored.
@@ -56,11 +57,11 @@ class AccuracyMatrix(PluginMetric[NDArray[np.float64]]):
     def matrix(self) -> NDArray[np.float64]:
         """Accuracies of shape ``(T, T)``: ``[i, j]`` on the i-th trained experience after training the j-th one.
 
-        Experiences that were not trained yet follow in the order of the stream. What was not measured is NaN.
+        Experiences that were not trained yet follow in the order of the stream. What was not measured is NaN. Training
+        an experience again adds a column, but no row.
         """
         experiences = self._rows()
-        size = max(len(experiences), len(self._order))
-        matrix = np.full((size, size), np.nan)
+        matrix = np.full((len(experiences), max(len(experiences), len(self._order))), np.nan)
         for (experience, trained), accuracy in self._accuracies.items():
             if trained:
                 matrix[experiences.index(experience), trained - 1] = accuracy
@@ -102,25 +103,29 @@ class AccuracyMatrix(PluginMetric[NDArray[np.float64]]):
     def after_eval(self, strategy: Any) -> list[MetricValue]:
         if strategy.experience is None or strategy.experience.origin_stream.name != self.stream_name:
             return []
-        seen = len(self._order)
+        visits, seen = len(self._order), len(set(self._order))
         if not seen:
             return []
-        part, step = self.matrix[:seen, :seen], strategy.clock.train_iterations
+        matrix = self.matrix[:seen, :visits]
         wanted: dict[str, Callable[[], float]] = {
-            "Average_Accuracy": lambda: metrics.average_accuracy(part),
-            "Forgetting": lambda: metrics.forgetting(part),
-            "Forgetting_First": lambda: metrics.forgetting(part, reference="first"),
-            "Learning_Accuracy": lambda: metrics.learning_accuracy(part),
-            "Backward_Transfer": lambda: metrics.backward_transfer(part),
-            "Forward_Transfer": lambda: metrics.forward_transfer(part, self.untrained[:seen]),
+            "Average_Accuracy": lambda: metrics.average_accuracy(matrix),
+            "Forgetting": lambda: metrics.forgetting(matrix),
+            "Forgetting_First": lambda: metrics.forgetting(matrix, reference="first"),
+            "Learning_Accuracy": lambda: metrics.learning_accuracy(matrix),
+            "Backward_Transfer": lambda: metrics.backward_transfer(matrix),
+            "Forward_Transfer": lambda: metrics.forward_transfer(matrix, self.untrained[:seen]),
         }
+        if visits > seen:
+            last = np.repeat(matrix[:, -1:], seen, axis=1)
+            wanted = {"Average_Accuracy": lambda: metrics.average_accuracy(last)}
         values = []
         for name, compute in wanted.items():
             try:
                 value = compute()
             except ValueError:  # an accuracy that it needs was not measured
                 continue
-            values.append(MetricValue(self, f"{name}/eval_phase/{self.stream_name}_stream", value, step))
+            full_name = f"{name}/eval_phase/{self.stream_name}_stream"
+            values.append(MetricValue(self, full_name, value, strategy.clock.train_iterations))
         return values
 
     def __str__(self) -> str:
@@ -159,6 +164,7 @@ class PhaseCosts(PluginMetric[list[dict[str, Any]]]):
         super().__init__()
         self.costs: list[dict[str, Any]] = []
         self._started: dict[str, float] = {}
+        self._peaks: dict[str, int] = {}  # of the phases that are open, before the last reset of the system's counter
         self._trained = -1
 
     def reset(self) -> None:
@@ -192,14 +198,17 @@ class PhaseCosts(PluginMetric[list[dict[str, Any]]]):
         self.__dict__.update(state, _started={phase: now - gone for phase, gone in state["_started"].items()})
 
     def _start(self, phase: str, device: torch.device) -> None:
+        for open_phase, peak in self._peaks.items():
+            self._peaks[open_phase] = max(peak, _peak_memory(device))
         _reset_peak_memory(device)
+        self._peaks[phase] = 0
         self._started[phase] = time.perf_counter()
 
     def _stop(self, phase: str, strategy: Any, **more: Any) -> list[MetricValue]:
         if strategy.device.type == "cuda":
             torch.cuda.synchronize(strategy.device)
-        seconds = time.perf_counter() - self._started[phase]
-        peak = _peak_memory(strategy.device)
+        seconds = time.perf_counter() - self._started.pop(phase)
+        peak = max(self._peaks.pop(phase), _peak_memory(strategy.device))
         cost = {"phase": phase, "experience": self._trained, "seconds": seconds, "peak_memory_bytes": peak, **more}
         self.costs.append(cost)
         values = {"Seconds": seconds, "Peak_Memory_MiB": peak / 2**20}

@@ -8,6 +8,8 @@ Avalanche. An optimizer is named ``"SGD"``, ``"RMSprop"``, ``"Adagrad"`` or ``"A
 from __future__ import annotations
 
 import inspect
+import math
+import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -15,7 +17,7 @@ from typing import Any
 
 from clpack.names import unknown_name
 
-__all__ = ["StrategyInfo", "describe", "get", "names"]
+__all__ = ["Option", "StrategyInfo", "check", "describe", "get", "names"]
 
 _OPTIMIZERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "SGD": ("torch.optim:SGD", {}),
@@ -29,6 +31,30 @@ _OPTIMIZERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 
 
 @dataclass(frozen=True)
+class Option:
+    """An option of a strategy.
+
+    Attributes:
+        default: its value if it is not given.
+        minimum: the smallest number allowed; None if there is none.
+        choices: the texts allowed, for options that are no numbers.
+    """
+
+    default: Any
+    minimum: float | None = None
+    choices: tuple[str, ...] = ()
+
+    def check(self, name: str, value: Any) -> None:
+        """Raises unless ``value`` is possible; that is always so for the default."""
+        if value == self.default:
+            return
+        if self.choices and value not in self.choices:
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, self.choices))}, got {value!r}")
+        if not self.choices:
+            _check_number(name, value, integer=isinstance(self.default, int), minimum=self.minimum)
+
+
+@dataclass(frozen=True)
 class StrategyInfo:
     """What there is to know about a strategy before building it.
 
@@ -36,7 +62,7 @@ class StrategyInfo:
         name: its name.
         summary: what it does, in one line.
         reference: where it was introduced.
-        options: its options with their defaults, besides ``lr``, ``optimizer`` and the options of the optimizer.
+        options: its options, besides ``lr``, ``optimizer`` and the options of the optimizer.
         template: the Avalanche strategy, ``"module:attribute"``.
         plugin: the plugin that makes the method, if it is one; it takes the options.
         optimizer: the default optimizer.
@@ -45,13 +71,13 @@ class StrategyInfo:
     name: str
     summary: str
     reference: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    template: str = "avalanche.training.supervised:Naive"
+    options: Mapping[str, Option] = field(default_factory=dict)
+    template: str = "clpack.strategies.templates:Template"
     plugin: str | None = None
     optimizer: str = "SGD"
 
     def __str__(self) -> str:
-        options = ", ".join(f"{option}={default!r}" for option, default in self.options.items())
+        options = ", ".join(f"{name}={option.default!r}" for name, option in self.options.items())
         return (
             f"{self.name}: {self.summary}\n"
             f"  options    {options or '-'}\n"
@@ -72,34 +98,38 @@ _STRATEGIES = {
             "Cumulative",
             "joint training on all data seen so far, the upper bound",
             "-",
-            template="avalanche.training.supervised:Cumulative",
+            template="clpack.strategies.templates:Cumulative",
         ),
         StrategyInfo(
             "Replay",
             "mixes in samples from a buffer that is balanced over experiences",
             "A. Chaudhry et al., On Tiny Episodic Memories in Continual Learning, 2019, arXiv:1902.10486",
-            {"mem_size": 200, "batch_size_mem": None},
+            {"mem_size": Option(200, minimum=1), "batch_size_mem": Option(None, minimum=1)},
             plugin="avalanche.training.plugins:ReplayPlugin",
         ),
         StrategyInfo(
             "EWC",
             "keeps weights near those that mattered to earlier experiences",
             "J. Kirkpatrick et al., Overcoming catastrophic forgetting in neural networks, PNAS 2017, arXiv:1612.00796",
-            {"ewc_lambda": 1.0, "mode": "separate", "decay_factor": None},
+            {
+                "ewc_lambda": Option(1.0, minimum=0),
+                "mode": Option("separate", choices=("separate", "online")),
+                "decay_factor": Option(None, minimum=0),
+            },
             plugin="avalanche.training.plugins:EWCPlugin",
         ),
         StrategyInfo(
             "AGEM",
             "projects gradients so that they do not disagree with those on stored samples",
             "A. Chaudhry et al., Efficient Lifelong Learning with A-GEM, ICLR 2019, arXiv:1812.00420",
-            {"patterns_per_experience": 20, "sample_size": 64},
+            {"patterns_per_experience": Option(20, minimum=1), "sample_size": Option(64, minimum=1)},
             plugin="clpack.strategies.baselines:AGEMPlugin",
         ),
         StrategyInfo(
             "LwF",
             "distills the previous model on the new data, without storing any",
             "Z. Li, D. Hoiem, Learning without Forgetting, ECCV 2016, arXiv:1606.09282",
-            {"alpha": 1.0, "temperature": 2.0},
+            {"alpha": Option(1.0, minimum=0), "temperature": Option(2.0, minimum=0)},
             plugin="avalanche.training.plugins:LwFPlugin",
         ),
         StrategyInfo(
@@ -129,6 +159,43 @@ def describe(name: str) -> StrategyInfo:
     return _STRATEGIES[name]
 
 
+def check(
+    name: str,
+    *,
+    lr: float,
+    optimizer: str | None = None,
+    train_mb_size: int = 1,
+    train_epochs: int = 1,
+    eval_mb_size: int | None = None,
+    autocast: str | None = None,
+    **options: Any,
+) -> None:
+    """Raises what :func:`get` would raise for these arguments, without building anything.
+
+    Raises:
+        ValueError: if a name is unknown or a value is out of range.
+        TypeError: if there is no such option, or a value is not a number.
+    """
+    info = describe(name)
+    optimizer_class, fixed = _optimizer(info, optimizer)
+    own, theirs = _split(info, optimizer_class, fixed, options)
+    _check_number("lr", lr)
+    if not lr > 0.0:
+        raise ValueError(f"lr must be positive, got {lr}")
+    for key, count in (
+        ("train_mb_size", train_mb_size),
+        ("train_epochs", train_epochs),
+        ("eval_mb_size", eval_mb_size),
+    ):
+        if count is not None:
+            _check_number(key, count, integer=True, minimum=1)
+    if autocast not in (None, "bfloat16"):
+        raise ValueError(f"autocast must be 'bfloat16' or None, got {autocast!r}; float16 would need its losses scaled")
+    for key, value in own.items():
+        info.options[key].check(key, value)
+    optimizer_class([_load("torch:zeros")(1, requires_grad=True)], lr=lr, **fixed, **theirs)
+
+
 def get(
     name: str,
     *,
@@ -139,6 +206,7 @@ def get(
     train_epochs: int = 1,
     eval_mb_size: int | None = None,
     device: Any = "cpu",
+    autocast: str | None = None,
     plugins: Sequence[Any] = (),
     evaluator: Any = None,
     **options: Any,
@@ -154,6 +222,7 @@ def get(
         train_epochs: epochs per experience.
         eval_mb_size: samples per evaluation batch, ``None`` for ``train_mb_size``.
         device: where the model is trained.
+        autocast: ``"bfloat16"`` for mixed precision, ``None`` for full precision.
         plugins: further plugins, placed before that of the method.
         evaluator: an Avalanche ``EvaluationPlugin``; ``None`` for one without metrics.
         **options: the options of the strategy (see :func:`describe`) and of the optimizer (``momentum``, ``b``, ...).
@@ -163,37 +232,58 @@ def get(
 
     Raises:
         ValueError: if a name is unknown or a value is out of range.
-        TypeError: if there is no such option.
+        TypeError: if there is no such option, or a value is not a number.
     """
+    counts = {"train_mb_size": train_mb_size, "train_epochs": train_epochs, "eval_mb_size": eval_mb_size}
+    check(name, lr=lr, optimizer=optimizer, autocast=autocast, **counts, **options)
     info = describe(name)
-    optimizer = info.optimizer if optimizer is None else optimizer
-    if optimizer not in _OPTIMIZERS:
-        raise ValueError(unknown_name("optimizer", optimizer, _OPTIMIZERS))
-    if not lr > 0.0:
-        raise ValueError(f"lr must be positive, got {lr}")
-    path, fixed = _OPTIMIZERS[optimizer]
-    optimizer_class = _load(path)
-    optimizer_options = [key for key in inspect.signature(optimizer_class).parameters if key not in ("params", "lr")]
-    for option in options:
-        if option not in (*info.options, *optimizer_options):
-            raise TypeError(unknown_name(f"{name} option", option, (*info.options, *optimizer_options)))
-    own = {option: options.pop(option, default) for option, default in info.options.items()}
-    built = optimizer_class(model.parameters(), lr=lr, **fixed, **options)
-
-    methods = [_load("clpack.strategies.tag:TAGPlugin")()] if path == "clpack.optim:TAG" else []
+    optimizer_class, fixed = _optimizer(info, optimizer)
+    own, theirs = _split(info, optimizer_class, fixed, options)
+    built = optimizer_class(model.parameters(), lr=lr, **fixed, **theirs)
+    methods = [_load("clpack.strategies.tag:TAGPlugin")()] if fixed else []  # only TAG has something fixed: its base
     if info.plugin:
         methods.append(_load(info.plugin)(**own))
     return _load(info.template)(
         model=model,
         optimizer=built,
         criterion=_load("torch.nn:CrossEntropyLoss")(),
-        train_mb_size=train_mb_size,
-        train_epochs=train_epochs,
-        eval_mb_size=eval_mb_size,
         device=device,
+        autocast=None if autocast is None else _load(f"torch:{autocast}"),
         plugins=[*plugins, *methods],
         evaluator=evaluator,
+        **counts,
     )
+
+
+def _optimizer(info: StrategyInfo, optimizer: str | None) -> tuple[Any, Mapping[str, Any]]:
+    """Returns the class of an optimizer, and what its name fixes."""
+    optimizer = info.optimizer if optimizer is None else optimizer
+    if optimizer not in _OPTIMIZERS:
+        raise ValueError(unknown_name("optimizer", optimizer, _OPTIMIZERS))
+    path, fixed = _OPTIMIZERS[optimizer]
+    return _load(path), fixed
+
+
+def _split(
+    info: StrategyInfo, optimizer_class: Any, fixed: Mapping[str, Any], options: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the options of the strategy, with its defaults, and those of the optimizer."""
+    parameters = inspect.signature(optimizer_class).parameters
+    theirs = [key for key in parameters if key not in ("params", "lr", *fixed)]
+    for option in options:
+        if option in fixed:
+            raise TypeError(f"{option} goes by the name of the optimizer: {', '.join(_OPTIMIZERS)}")
+        if option not in (*info.options, *theirs):
+            raise TypeError(unknown_name(f"{info.name} option", option, (*info.options, *theirs)))
+    own = {key: options.get(key, option.default) for key, option in info.options.items()}
+    return own, {key: value for key, value in options.items() if key not in own}
+
+
+def _check_number(name: str, value: Any, *, integer: bool = False, minimum: float | None = None) -> None:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral if integer else numbers.Real):
+        raise TypeError(f"{name} must be {'an integer' if integer else 'a number'}, got {value!r}")
+    if not math.isfinite(value) or (minimum is not None and value < minimum):
+        raise ValueError(f"{name} must be {'finite' if minimum is None else f'at least {minimum}'}, got {value}")
 
 
 def _load(path: str) -> Any:

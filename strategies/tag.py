@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from clpack.optim import TAG as TAGOptimizer
 from clpack.optim.tag import Base, BiasCorrection
 
-from .templates import AutocastTemplate
+from .templates import Template, check_not_empty
 
 __all__ = ["TAG", "TAGPlugin"]
 
@@ -47,6 +47,7 @@ class TAGPlugin(SupervisedPlugin):
         super().__init__()
         self.reports: dict[int, Tensor] = {}
         self._tasks: dict[int, int] = {}  # task label or experience -> number of the task
+        self._labels_tell: bool | None = None  # whether the task labels of the stream tell its experiences apart
         self._states: dict[str, dict[str, Any]] = {}  # parameter name -> its entry in optimizer.state
 
     def before_training(self, strategy: Any, *, reset_optimizer_state: bool = False, **kwargs: Any) -> None:
@@ -56,17 +57,15 @@ class TAGPlugin(SupervisedPlugin):
                 "TAGPlugin needs the optimizer of the strategy to be a clpack.optim.TAG, "
                 f"got {type(strategy.optimizer).__name__}; pass optimizer=clpack.optim.TAG(model.parameters(), lr=...)"
             )
+        if sum(isinstance(plugin, TAGPlugin) for plugin in strategy.plugins) > 1:
+            raise ValueError("the strategy has more than one TAGPlugin; drop yours, clpack.strategies.TAG brings one")
         if reset_optimizer_state:
             raise ValueError("reset_optimizer_state=True would erase the history of the tasks that TAG is made of")
         self._remember(strategy)
 
     def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
         """Refuses an experience without samples, from which no direction could be learned."""
-        if len(strategy.experience.dataset) == 0:
-            raise ValueError(
-                f"experience {strategy.experience.current_experience} is empty: TAG needs at least one sample; "
-                "leave it out of the stream"
-            )
+        check_not_empty(strategy.experience)
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Begins the task, once the model has grown and the optimizer knows all parameters."""
@@ -74,7 +73,7 @@ class TAGPlugin(SupervisedPlugin):
         for name, param in strategy.model.named_parameters():
             if name in self._states and not state.get(param):
                 strategy.optimizer.transfer_state(self._states[name], param)
-        key = _task_key(strategy.experience)
+        key = self._task_key(strategy.experience)
         strategy.optimizer.begin_task(self._tasks.setdefault(key, len(self._tasks)))
 
     def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
@@ -96,14 +95,35 @@ class TAGPlugin(SupervisedPlugin):
         self._remember(strategy)
 
     def _remember(self, strategy: Any) -> None:
+        """Keeps what the optimizer knows of each parameter by its name.
+
+        A parameter that was replaced since, by the evaluation of new classes, is not in the optimizer yet: what is
+        known by its name stays.
+        """
         state = strategy.optimizer.state
-        self._states = {name: state[param] for name, param in strategy.model.named_parameters() if state.get(param)}
+        known = {name: state[param] for name, param in strategy.model.named_parameters() if state.get(param)}
+        self._states.update(known)
+
+    def _task_key(self, experience: Any) -> int:
+        """The task label, or the index of the experience where labels do not tell the experiences apart."""
+        experience = getattr(experience, "origin_experience", experience)  # of the parts of an online stream
+        if self._labels_tell is None:
+            labels = [set(getattr(other, "task_labels", ())) for other in experience.origin_stream]
+            self._labels_tell = len(set().union(*labels)) > 1
+        if not self._labels_tell:
+            return int(experience.current_experience)
+        if len(set(experience.task_labels)) != 1:
+            raise ValueError(
+                f"TAG trains one task at a time, but experience {experience.current_experience} holds the task labels "
+                f"{sorted(set(experience.task_labels))}; split it into one experience per task"
+            )
+        return int(experience.task_labels[0])
 
     def __str__(self) -> str:
         return "TAG_Alpha"
 
 
-class TAG(AutocastTemplate):
+class TAG(Template):
     """Task-based accumulated gradients: fine-tuning with the task-aware optimizer.
 
     Composes with every plugin that changes the loss or the gradients (replay, EWC, A-GEM, LwF), which gives the
@@ -188,21 +208,3 @@ class TAG(AutocastTemplate):
             peval_mode=peval_mode,
             **base_kwargs,
         )
-
-
-def _task_key(experience: Any) -> int:
-    """The task label, or the index of the experience on a stream whose labels do not tell its experiences apart."""
-    labels = [set(getattr(other, "task_labels", ())) for other in experience.origin_stream]
-    if len(set().union(*labels)) <= 1:
-        return int(experience.current_experience)
-    (label,) = _single(set(experience.task_labels), experience)
-    return label
-
-
-def _single(labels: set[int], experience: Any) -> tuple[int]:
-    if len(labels) != 1:
-        raise ValueError(
-            f"TAG trains one task at a time, but experience {experience.current_experience} holds the task labels "
-            f"{sorted(labels)}; split it into one experience per task"
-        )
-    return (labels.pop(),)

@@ -1,17 +1,18 @@
-"""What our strategy templates add to Avalanche's."""
+"""What our strategies add to Avalanche's template: mixed precision, and an error for an experience without samples."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from avalanche.training import supervised
 from avalanche.training.templates import SupervisedTemplate
 
-__all__ = ["AutocastTemplate"]
+__all__ = ["Cumulative", "Template", "check_not_empty"]
 
 
-class AutocastTemplate(SupervisedTemplate):
-    """Avalanche's supervised template with mixed precision.
+class Template(SupervisedTemplate):
+    """Avalanche's supervised template with mixed precision; without a plugin it is fine-tuning.
 
     Args:
         autocast: run forward passes and losses in this dtype where torch considers it safe (``torch.autocast``), in
@@ -42,3 +43,21 @@ class AutocastTemplate(SupervisedTemplate):
         """The loss for the current mini-batch."""
         with self._precision():
             return super().criterion()
+
+    def train_dataset_adaptation(self, **kwargs: Any) -> None:
+        """Takes the data of the experience, of which there must be some."""
+        check_not_empty(self.experience)
+        super().train_dataset_adaptation(**kwargs)
+
+
+class Cumulative(Template, supervised.Cumulative):
+    """Joint training on all data seen so far: Avalanche's upper bound, on our template."""
+
+
+def check_not_empty(experience: Any) -> None:
+    """Raises ``ValueError`` if an experience has no samples."""
+    if len(experience.dataset) == 0:
+        raise ValueError(
+            f"experience {experience.current_experience} is empty, expected at least one sample; "
+            "leave it out of the stream"
+        )

@@ -44,7 +44,7 @@ def test_values_below_the_diagonal_are_needed_for_forward_transfer_only():
     assert metrics.forgetting(upper) == metrics.forgetting(MATRIX)
     assert metrics.learning_accuracy(upper) == metrics.learning_accuracy(MATRIX)
     assert metrics.running_average_accuracy(upper) == pytest.approx(metrics.running_average_accuracy(MATRIX))
-    with pytest.raises(ValueError, match="lacks .* just before each task"):
+    with pytest.raises(ValueError, match="accuracy just before each task is missing"):
         metrics.forward_transfer(upper, [0, 0, 0])
 
 
@@ -76,9 +76,10 @@ def test_recorded_matrices(golden, name):
     [
         (lambda: metrics.average_accuracy([[0.1, 0.2]]), r"shape \(T, T\).* got shape \(1, 2\)"),
         (lambda: metrics.average_accuracy(np.zeros((0, 0))), r"got shape \(0, 0\)"),
-        (lambda: metrics.average_accuracy([[1, np.nan], [1, 1]]), "lacks .* after the last task"),
-        (lambda: metrics.learning_accuracy([[np.nan, 1], [1, 1]]), "lacks .* just after each task"),
+        (lambda: metrics.average_accuracy([[1, np.nan], [1, 1]]), "accuracy after the last task is missing"),
+        (lambda: metrics.learning_accuracy([[np.nan, 1], [1, 1]]), "accuracy just after each task is missing"),
         (lambda: metrics.forgetting(MATRIX, reference="best"), "reference must be 'max' or 'first', got 'best'"),
+        (lambda: metrics.forward_transfer(MATRIX, [0.1, np.nan, 0.1]), "accuracy before any training is missing"),
         (lambda: metrics.forward_transfer(MATRIX, [0.1]), r"one accuracy per task, shape \(3,\), got shape \(1,\)"),
     ],
 )

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import copy
 import math
+import numbers
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, cast
@@ -30,6 +31,10 @@ __all__ = ["TAG"]
 
 Base = Literal["rmsprop", "adagrad", "adam"]
 BiasCorrection = Literal["task", "epoch"]
+
+# Below this many roots of the smallest normal number (1e-14 in float32) the squares of a moment may underflow, and its
+# cosines fade to those of a vanishing one. Such a tensor does not move anyway: its gradients are far below eps.
+_VANISHING = 1e5
 
 _DEFAULT_BETAS: dict[str, tuple[float, float]] = {
     "rmsprop": (0.9, 0.99),
@@ -75,7 +80,9 @@ class TAG(Optimizer):
 
     Raises:
         ValueError: if an option is out of range or unknown.
-        TypeError: if a parameter is not a real floating-point tensor.
+        TypeError: if an option is not a number, or a parameter is not a real floating-point tensor of at least the
+            range of float32: in float16 the squares of usual gradients vanish. Keep parameters in float32 and use
+            autocast instead.
     """
 
     def __init__(
@@ -93,7 +100,7 @@ class TAG(Optimizer):
             raise ValueError(f"base must be one of {', '.join(map(repr, _DEFAULT_BETAS))}, got {base!r}")
         if bias_correction not in ("task", "epoch"):
             raise ValueError(f"bias_correction must be 'task' or 'epoch', got {bias_correction!r}")
-        self.progress: dict[str, Any] = {"task": 0, "open": True, "finished": [], "steps": {0: 0}}
+        self.progress: dict[str, Any] = {"task": 0, "begun": False, "open": True, "finished": [], "steps": {0: 0}}
         self._weights: dict[Tensor, _Weights] = {}
         self._batches: dict[int, list[_Batch]] = {}
         defaults = {
@@ -110,7 +117,7 @@ class TAG(Optimizer):
         """Adds parameters, which take part from now on as if they had been unused in all finished tasks."""
         super().add_param_group(param_group)
         try:
-            _check_group(self.param_groups[-1])
+            _check_group(self.param_groups[-1], self.defaults)
         except (TypeError, ValueError):
             self.param_groups.pop()
             raise
@@ -133,8 +140,7 @@ class TAG(Optimizer):
         if isinstance(task, bool) or not isinstance(task, int):
             raise TypeError(f"task must be an integer, got {task!r} of type {type(task).__name__}")
         steps = self.progress["steps"]
-        untouched = steps == {0: 0} and not self.progress["finished"]
-        following = 0 if untouched else len(steps)
+        following = len(steps) if self.progress["begun"] else 0
         if not 0 <= task <= following:
             raise ValueError(
                 f"task must be between 0 and {following}, the next new task, got {task}: "
@@ -142,7 +148,7 @@ class TAG(Optimizer):
             )
         if self.progress["open"] and self.progress["task"] != task:
             self.end_task()
-        self.progress.update(task=task, open=True)
+        self.progress.update(task=task, begun=True, open=True)
         steps.setdefault(task, 0)
         self._batches.clear()
         self._weights.clear()
@@ -154,7 +160,8 @@ class TAG(Optimizer):
         states = [state for state in self.state.values() if state and state["norms"][-1] is None]
         if states:
             current = [state["first"][-1] for state in states]
-            norms = torch.stack([norm.cpu() for norm in torch._foreach_norm(current)]).tolist()
+            in_double = torch._foreach_norm(current, 2.0, torch.float64)  # squares must neither vanish nor overflow
+            norms = torch.stack([norm.cpu() for norm in in_double]).tolist()
             for state, moment, norm in zip(states, current, norms, strict=True):
                 state["norms"][-1] = norm
                 if norm > 0.0:
@@ -193,6 +200,7 @@ class TAG(Optimizer):
                 loss = closure()
         if not self.progress["open"]:
             raise RuntimeError("no task is open: call begin_task(task) before the next step()")
+        self.progress["begun"] = True
         self.progress["steps"][self.progress["task"]] += 1
         for index, group in enumerate(self.param_groups):
             for batch in self._batches_of(index, [param for param in group["params"] if param.grad is not None]):
@@ -221,6 +229,9 @@ class TAG(Optimizer):
     def _open_row(self, param: Tensor) -> int:
         """Makes the last rows of the tensor's moments those of the current task; returns the number of rows."""
         state = self.state[param]
+        if state and state["shape"] != param.shape:
+            self.transfer_state(state, param)
+            state = self.state[param]
         if not state:  # new, or emptied by the host: Avalanche puts an empty dictionary for new parameters
             empty = param.new_empty((0, param.numel()))
             state.update(first=empty, second=empty, tasks=[], norms=[], shape=tuple(param.shape))
@@ -259,7 +270,7 @@ class TAG(Optimizer):
         lr, numerators = group["lr"], grads
         if group["base"] == "adam":
             count = self.progress["steps"][self.progress["task"]]
-            lr /= 1.0 - beta1**count
+            lr = lr / (1.0 - beta1**count)
             torch._foreach_div_(denominators, math.sqrt(1.0 - beta2**count))
             numerators = [m.view(param.shape) for m, param in zip(batch.moments, batch.params, strict=True)]
         torch._foreach_add_(denominators, group["eps"])
@@ -326,8 +337,8 @@ class TAG(Optimizer):
     def transfer_state(self, state: dict[str, Any], param: Tensor) -> None:
         """Gives ``param``, which replaces a smaller tensor, the state of that tensor.
 
-        The old rows keep their moments; new rows start at zero, so that earlier tasks say nothing about them and the
-        norms of their directions stay one.
+        A parameter that grows itself (``param.data = larger``) needs no call. Old rows keep their moments; new rows
+        start at zero, so that earlier tasks say nothing about them and the norms of their directions stay one.
 
         Args:
             state: the entry of ``optimizer.state`` that belonged to the old tensor.
@@ -364,6 +375,10 @@ class TAG(Optimizer):
             raise ValueError(
                 f"state_dict must come from a TAG optimizer and have 'progress', got one with {sorted(state_dict)}"
             )
+        for name in ("base", "bias_correction"):
+            saved = {group[name] for group in state_dict["param_groups"]}
+            if saved != {self.defaults[name]}:
+                raise ValueError(f"state_dict is that of {name}={saved.pop()!r}, this has {self.defaults[name]!r}")
         progress = copy.deepcopy(state_dict["progress"])
         super().load_state_dict({name: part for name, part in state_dict.items() if name != "progress"})
         params = [param for group in self.param_groups for param in group["params"]]
@@ -420,7 +435,10 @@ class _Batch:
     def fits(self, params: list[Tensor], state: dict[Tensor, dict[str, Any]]) -> bool:
         """Whether the batch is still at its place among ``params``, and its views are of what ``state`` holds."""
         return all(
-            params[position] is param and entry.get("first") is first and entry.get("second") is second
+            params[position] is param
+            and entry.get("first") is first
+            and entry.get("second") is second
+            and entry["shape"] == param.shape
             for position, param, entry, first, second in zip(
                 self.positions, self.params, map(state.__getitem__, self.params), self.first, self.second, strict=True
             )
@@ -436,7 +454,7 @@ class _Batch:
         if alphas.shape[1] > 1:
             for first, moment, row in zip(self.first, self.moments, alphas, strict=True):
                 torch.mv(first, moment, out=row)
-            norms = alphas[:, -1:].sqrt().clamp_min_(torch.finfo(alphas.dtype).tiny)
+            norms = alphas[:, -1:].sqrt().clamp_min_(_VANISHING * torch.finfo(alphas.dtype).tiny ** 0.5)
             alphas.div_(norms).clamp_(-1.0, 1.0).mul_(-b).exp_()
         alphas[:, -1] = own_weight
         self.latest = alphas
@@ -450,17 +468,29 @@ class _Batch:
         self.count = 0
 
 
-def _check_group(group: dict[str, Any]) -> None:
+def _check_group(group: dict[str, Any], defaults: dict[str, Any]) -> None:
     """Raises for parameters and options that TAG cannot work with."""
     for param in group["params"]:
-        if not param.is_floating_point():
-            raise TypeError(f"TAG optimizes real floating-point parameters, got one of dtype {param.dtype}")
+        if not param.is_floating_point() or param.dtype == torch.float16:
+            raise TypeError(
+                f"TAG optimizes real floating-point parameters in bfloat16, float32 or float64, got {param.dtype}"
+                + ("; keep them in float32 and use autocast" if param.dtype == torch.float16 else "")
+            )
+    for name in ("base", "bias_correction"):
+        if group[name] != defaults[name]:
+            raise ValueError(f"{name} must be the same in all groups, got {group[name]!r} and {defaults[name]!r}")
+    betas = group["betas"]
+    if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+        raise TypeError(f"betas must be two numbers, got {betas!r}")
+    numeric = {"lr": group["lr"], "b": group["b"], "eps": group["eps"], "betas[0]": betas[0], "betas[1]": betas[1]}
+    for name, value in numeric.items():
+        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+            raise TypeError(f"{name} must be a finite number, got {value!r} of type {type(value).__name__}")
     if not group["lr"] > 0.0:
         raise ValueError(f"lr must be positive, got {group['lr']}")
     if not group["b"] >= 0.0:
         raise ValueError(f"b must be non-negative, got {group['b']}")
     if not group["eps"] > 0.0:
         raise ValueError(f"eps must be positive, got {group['eps']}")
-    betas = group["betas"]
-    if len(betas) != 2 or not all(0.0 <= beta < 1.0 for beta in betas):
+    if not all(0.0 <= beta < 1.0 for beta in betas):
         raise ValueError(f"betas must be two numbers in [0, 1), got {betas}")

@@ -453,9 +453,71 @@ def test_memory_layout_does_not_matter(layout):
     assert torch.equal(param, twin)
 
 
+def test_parameter_that_grows_itself_keeps_its_history():
+    grown, whole = nn.Parameter(torch.zeros(2, 3).double()), nn.Parameter(torch.zeros(4, 3).double())
+    optimizers = TAG([grown], 0.1), TAG([whole], 0.1)
+    for task in range(2):
+        for optimizer in optimizers:
+            optimizer.begin_task(task)
+        for _ in range(3):
+            grown.grad = torch.randn(grown.shape, dtype=torch.float64)
+            whole.grad = torch.cat((grown.grad, torch.zeros(4 - len(grown), 3)))
+            for optimizer in optimizers:
+                optimizer.step()
+        if task == 0:
+            grown.data = torch.cat((grown.data, torch.zeros(2, 3)))
+    torch.testing.assert_close(grown, whole, rtol=1e-12, atol=1e-15)
+    grown.data = grown.data[:1]
+    grown.grad = torch.zeros(1, 3).double()
+    with pytest.raises(ValueError, match="can only be replaced by a larger one"):
+        optimizers[0].step()
+
+
+@pytest.mark.parametrize(("scale", "alpha"), [(1e-8, math.exp(-5.0)), (1e-12, math.exp(-5.0)), (1e-24, 1.0)])
+def test_tiny_moments_have_their_direction_or_none(scale, alpha):
+    param = nn.Parameter(torch.zeros(1000))
+    optimizer = TAG([param], 0.1)
+    gradient = torch.randn(1000)
+    for task, factor in enumerate((1.0, scale)):
+        optimizer.begin_task(task)
+        param.grad = factor * gradient
+        optimizer.step()
+    assert optimizer.alphas()[0][0].item() == pytest.approx(alpha, rel=1e-4)
+
+
+def test_tasks_without_a_step_count():
+    optimizer = TAG([nn.Parameter(torch.zeros(1))], 0.1, bias_correction="epoch")
+    optimizer.begin_task(0)
+    optimizer.begin_task(1)
+    optimizer.begin_epoch()
+    optimizer.begin_task(2)
+    assert optimizer.progress["finished"] == [0, 1]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_step_makes_no_host_synchronization():
+    params = [nn.Parameter(torch.zeros(5, 4, device="cuda")), nn.Parameter(torch.zeros(3, device="cuda"))]
+    optimizer = TAG(params, 0.1, base="adam")
+    for task in range(3):
+        optimizer.begin_task(task)
+        for param in params:
+            param.grad = torch.randn_like(param)
+        optimizer.step()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            optimizer.step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
+        ({"lr": torch.tensor(0.1)}, TypeError, "lr must be a finite number, got tensor"),
+        ({"lr": "0.1"}, TypeError, "lr must be a finite number, got '0.1' of type str"),
+        ({"lr": math.inf}, TypeError, "lr must be a finite number, got inf"),
+        ({"betas": 0.9}, TypeError, "betas must be two numbers, got 0.9"),
+        ({"betas": (0.9, "x")}, TypeError, r"betas\[1\] must be a finite number"),
         ({"lr": 0.0}, ValueError, "lr must be positive, got 0.0"),
         ({"lr": -1.0}, ValueError, "lr must be positive"),
         ({"b": -1.0}, ValueError, "b must be non-negative"),
@@ -471,9 +533,13 @@ def test_bad_options(options, error, message):
 
 
 def test_bad_parameters():
-    with pytest.raises(TypeError, match=r"real floating-point parameters, got one of dtype torch\.complex64"):
+    with pytest.raises(TypeError, match=r"in bfloat16, float32 or float64, got torch\.complex64"):
         TAG([nn.Parameter(torch.zeros(1, dtype=torch.complex64))], 0.1)
+    with pytest.raises(TypeError, match=r"got torch\.float16; keep them in float32 and use autocast"):
+        TAG([nn.Parameter(torch.zeros(1).half())], 0.1)
     optimizer = TAG([nn.Parameter(torch.zeros(1))], 0.1)
+    with pytest.raises(ValueError, match="base must be the same in all groups, got 'adam' and 'rmsprop'"):
+        optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(1))], "base": "adam"})
     with pytest.raises(ValueError, match="lr must be positive"):
         optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(1))], "lr": 0.0})
     assert len(optimizer.param_groups) == 1
@@ -507,3 +573,5 @@ def test_state_of_another_optimizer_is_refused():
     params = [nn.Parameter(torch.zeros(1))]
     with pytest.raises(ValueError, match="must come from a TAG optimizer"):
         TAG(params, 0.1).load_state_dict(torch.optim.SGD(params, 0.1).state_dict())
+    with pytest.raises(ValueError, match="state_dict is that of base='adam', this has 'rmsprop'"):
+        TAG(params, 0.1).load_state_dict(TAG(params, 0.1, base="adam").state_dict())

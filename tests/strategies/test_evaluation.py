@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -100,6 +102,32 @@ def test_rows_follow_the_order_of_training_and_other_streams_are_ignored(make_st
     assert matrix[1, 1] > 0.5  # experience 2
     assert (matrix[2:, :2] < 0.5).all()
     assert np.isnan(matrix[:, 2:]).all()
+
+
+def test_an_experience_that_returns(make_stream, make_model):
+    stream = make_stream(5)
+    watch = AccuracyMatrix()
+    strategy, recorder = naive(make_model(), watch)
+    for k in (0, 1, 0):
+        strategy.train(stream.train_stream[k])
+        strategy.eval(stream.test_stream)
+    assert watch.matrix.shape == (5, 5)
+    assert np.isfinite(watch.matrix[:, :3]).all()
+    last = [(name, value) for name, value, step in recorder.values if step == strategy.clock.train_iterations]
+    ours = {name: value for name, value in last if not name.startswith("Top1")}
+    assert ours == {"Average_Accuracy/eval_phase/test_stream": watch.matrix[:2, 2].mean()}
+
+
+def test_peak_memory_of_training_survives_evaluation_within(make_stream, make_model):
+    costs = PhaseCosts()
+    strategy, _ = naive(make_model(), costs)
+    costs.before_training_exp(SimpleNamespace(experience=SimpleNamespace(current_experience=0), device=strategy.device))
+    spike = torch.ones(60_000_000)  # 240 MB, in training only
+    del spike
+    before = costs._peaks["train"]
+    costs.before_eval(strategy)
+    assert costs._peaks["train"] > before
+    assert costs._peaks["train"] >= 240_000_000
 
 
 def test_periodic_evaluation_counts_for_the_experience_in_training(make_stream, make_model):
