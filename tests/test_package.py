@@ -64,9 +64,9 @@ def test_layers_import_downwards_only(folder):
 
 
 def test_public_names_exist():
-    from clpack import benchmarks, models, optim, strategies
+    from clpack import benchmarks, models, optim, pruning, strategies
 
-    for module in (clpack, benchmarks, models, optim, strategies):
+    for module in (clpack, benchmarks, models, optim, pruning, strategies):
         assert {name for name in module.__all__ if not hasattr(module, name)} == set()
         assert set(module.__all__) <= set(dir(module))
     with pytest.raises(AttributeError, match="no attribute 'missing'"):
@@ -82,8 +82,8 @@ def test_importing_costs_nothing():
     assert result.stdout == "[]\n"
 
 
-def test_optimizer_and_models_do_not_need_avalanche():
-    code = "import sys, clpack.optim, clpack.models, clpack.metrics; print('avalanche' in sys.modules)"
+def test_algorithms_do_not_need_avalanche():
+    code = "import sys, clpack.optim, clpack.models, clpack.pruning, clpack.metrics; print('avalanche' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout == "False\n"
 
