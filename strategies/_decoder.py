@@ -6,6 +6,8 @@ import collections
 import enum
 import functools
 import pathlib
+import random
+import sys
 import types
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -106,7 +108,7 @@ class Decoder:
                 cls = self._class(record, tuple)
                 return tuple.__new__(cls, self._items(record, live if type(live) is cls else (), path))
             case "set":
-                return _ordered_set(self._items(record, (), path))
+                return _ordered_set(self._items(record, (), path), record["bytes"])
             case "frozenset":
                 return frozenset(self._items(record, (), path))
             case "deque":
@@ -274,26 +276,39 @@ def _dtype(name: str) -> torch.dtype:
     return dtype
 
 
-def _ordered_set(items: list[Any]) -> set[Any]:
-    """Returns a set that iterates in the given order, if it is one of integers and that order is found.
+def _ordered_set(items: list[Any], size: int) -> set[Any]:
+    """Returns a set that iterates in the given order, if it is one of up to 1000 integers and that order is found.
 
     Sums over a set of class labels (in Avalanche's LwF) are rounded in its order, which comes from the size of its
-    hash table and from who took a place first. Adding items one by one, all at once, or half of them at once gives
-    the sizes that sets have which grew, were copied or were united; and an item whose place another one needs is let
-    in after it. That finds the order of more than 99 % of such sets of labels.
+    hash table and from who took a place first. The size in bytes tells that of the table. Who came first is searched
+    for: as long as the orders agree up to some item, an item goes elsewhere in the order in which they are added.
+
+    Args:
+        items: in the order wanted.
+        size: ``sys.getsizeof`` of the set that had this order.
     """
-    if any(type(item) is not int for item in items):
+    if len(items) > 1000 or any(type(item) is not int for item in items):
         return set(items)
-    for at_once in (0, len(items), len(items) // 2):
-        order = list(items)
-        for _ in range(10):
-            candidate = set(dict.fromkeys(order[:at_once]))  # the length of a dictionary says how much room to make
-            for item in order[at_once:]:
-                candidate.add(item)
-            differing = ((item, met) for item, met in zip(items, candidate, strict=True) if item != met)
-            item, met = next(differing, (None, None))
-            if item == met:
-                return candidate
-            order.remove(item)
-            order.insert(order.index(met) + 1, item)
+    counts = [count for count in range(len(items) + 1) if sys.getsizeof(_filled(items, count)) == size]
+    draws, agreed, trial = random.Random(0), -1, items
+    order, instead = items, None  # the best order so far, and what its set has after the items that agree
+    for _ in range(10_000 if counts else 0):
+        candidate = _filled(trial, draws.choice(counts))
+        pairs = enumerate(zip(items, candidate, strict=True))
+        position = next((position for position, (item, met) in pairs if item != met), len(items))
+        if position == len(items):
+            return candidate
+        if position >= agreed:
+            agreed, order, instead = position, trial, list(candidate)[position]
+        moved = draws.choice((items[agreed], instead, draws.choice(items)))
+        trial = [item for item in order if item != moved]
+        trial.insert(draws.randrange(len(items)), moved)
     return set(items)
+
+
+def _filled(items: list[int], at_once: int) -> set[int]:
+    """Adds so many items at once and the others one by one, which leads to hash tables of different sizes."""
+    filled = set(dict.fromkeys(items[:at_once]))  # the length of a dictionary says how much room to make
+    for item in items[at_once:]:
+        filled.add(item)
+    return filled

@@ -7,6 +7,7 @@ import dataclasses
 import enum
 import functools
 import pathlib
+import sys
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -95,7 +96,7 @@ class Encoder:
                 return {"kind": base.__name__, "items": self._items(value, path), **self._subclass(value, base, path)}
             case set() | frozenset() | collections.deque() if type(value) in _COLLECTIONS:
                 items, maxlen = self._items(value, path), getattr(value, "maxlen", None)
-                return {"kind": type(value).__name__, "items": items, "maxlen": maxlen}
+                return {"kind": type(value).__name__, "items": items, "maxlen": maxlen, "bytes": sys.getsizeof(value)}
             case dict():
                 return self._dict(value, path)
             case enum.Enum():

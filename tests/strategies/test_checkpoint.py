@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,12 @@ from avalanche.training.plugins import (
 from avalanche.training.supervised import Cumulative, Naive
 from safetensors import safe_open
 from torch import Tensor, nn
+from torchvision.transforms import RandomRotation
 
+from clpack.benchmarks import PermutedDigits, SplitDigits
 from clpack.data import TensorImages
 from clpack.strategies import TAG, TAGPlugin, with_head
+from clpack.strategies._flat import flatten
 from clpack.strategies.checkpoint import CheckpointPlugin, maybe_load_checkpoint, save_checkpoint
 from clpack.strategies.loader import InMemoryLoaderPlugin, RandomStreamsPlugin
 
@@ -450,8 +454,86 @@ def test_buffers_refer_to_the_benchmark(tmp_path: Path) -> None:
 def test_another_benchmark(tmp_path: Path) -> None:
     train_first_experience("replay", tmp_path / "a.safetensors")
     other = nc_benchmark(TensorImages(torch.zeros(9, 1), range(9)), TensorImages(torch.zeros(9, 1), range(9)), 3, False)
-    with pytest.raises(ValueError, match="unique_objects is not the benchmark of the checkpoint"):
-        maybe_load_checkpoint(make_strategy("replay", "growing", []), tmp_path / "a.safetensors", unique_objects=other)
+    fresh = make_strategy("replay", "growing", [])
+    for given, found in (
+        (other, r"3 samples, targets \[.*\], targets_task_labels \[0\], checksum \w+"),
+        (make_benchmark(task_labels=True), r"10 samples, targets \[2, 3\], targets_task_labels \[1\], checksum \w+"),
+        (None, "None"),
+    ):
+        with pytest.raises(ValueError, match=rf"its unique_objects.test_stream\[\d\] is {found}, the saved one is"):
+            maybe_load_checkpoint(fresh, tmp_path / "a.safetensors", unique_objects=given)
+    assert fresh.clock.train_exp_counter == 0
+
+
+def digits(seed: int) -> Any:
+    return SplitDigits(5, seed=seed)
+
+
+def relabeled(seed: int) -> Any:
+    """The same classes and counts, on other images."""
+    targets = np.random.default_rng(seed).permutation(np.arange(4).repeat(5)).tolist()
+    data = TensorImages(torch.zeros(20, 1), targets)
+    return nc_benchmark(data, data, n_experiences=2, task_labels=False, shuffle=False)
+
+
+def permuted(seed: int) -> Any:
+    return PermutedDigits(2, seed=seed)
+
+
+def rotated(angle: int) -> Any:
+    data = TensorImages(torch.zeros(4, 1, 2, 2), range(4))
+    rotation = RandomRotation((angle, angle))
+    return nc_benchmark(data, data, n_experiences=2, task_labels=False, shuffle=False, eval_transform=rotation)
+
+
+@pytest.mark.parametrize("make", [digits, relabeled, permuted, rotated])
+def test_a_benchmark_of_another_seed(make: Callable[[int], Any], tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    strategy = make_strategy("naive", "plain", [])
+    save_checkpoint(strategy, path, unique_objects=make(1))
+    assert maybe_load_checkpoint(strategy, path, unique_objects=make(1)) == (strategy, 0)
+    with pytest.raises(ValueError, match=r"its unique_objects\.\w+_stream\[\d\] is .*, the saved one is"):
+        maybe_load_checkpoint(strategy, path, unique_objects=make(2))
+
+
+def test_a_benchmark_of_fewer_experiences(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    strategy = make_strategy("naive", "plain", [])
+    save_checkpoint(strategy, path, unique_objects=rotated(1))
+    first_only = nc_benchmark(
+        *[TensorImages(torch.zeros(2, 1, 2, 2), range(2))] * 2,
+        n_experiences=1,
+        task_labels=False,
+        shuffle=False,
+        eval_transform=RandomRotation((1, 1)),
+    )
+    with pytest.raises(ValueError, match=r"test_stream\[1\] is None, the saved one is 2 samples, targets \[2, 3\]"):
+        maybe_load_checkpoint(strategy, path, unique_objects=first_only)
+
+
+def test_the_benchmark_that_was_checked_is_the_one_resumed_with(tmp_path: Path) -> None:
+    """The plugin's may be another object."""
+    path = tmp_path / "run.safetensors"
+    with pytest.raises(Killed):
+        run("replay", "plain", path, kill=MID_EPOCH)
+    benchmark = make_benchmark()
+    checkpoint = CheckpointPlugin(path, mode="iteration", unique_objects=make_benchmark())
+    strategy = make_strategy("replay", "plain", [checkpoint, KillAt(None, 0, 0)])
+    maybe_load_checkpoint(strategy, path, unique_objects=benchmark)
+    strategy.train(benchmark.train_stream[1])
+    memory = strategy.plugins[2].storage_policy.buffer.eval()
+    images = {leaf.data for leaf in flatten(memory._flat_data)[0]}
+    assert images == {leaf.data for leaf in flatten(benchmark.train_stream[0].dataset._flat_data)[0]}
+
+
+def test_saved_hyperparameters_win(tmp_path: Path) -> None:
+    _, benchmark = train_first_experience("replay", tmp_path / "a.safetensors")
+    resumed = make_strategy("replay", "growing", [])
+    resumed.train_mb_size, resumed.train_epochs, resumed.plugins[0].mem_size = 1, 7, 99
+    resumed.optimizer.param_groups[0]["lr"] = 9.0
+    maybe_load_checkpoint(resumed, tmp_path / "a.safetensors", unique_objects=benchmark)
+    assert (resumed.train_mb_size, resumed.train_epochs, resumed.plugins[0].mem_size) == (BATCH, EPOCHS, 15)
+    assert resumed.optimizer.param_groups[0]["lr"] == 0.05
 
 
 def test_another_strategy(tmp_path: Path) -> None:
@@ -511,6 +593,12 @@ def test_open_iterator_is_refused(tmp_path: Path) -> None:
 
 
 def test_bad_arguments(tmp_path: Path) -> None:
+    strategy = make_strategy("naive", "plain", [])
+    for call in (CheckpointPlugin, partial(maybe_load_checkpoint, strategy), partial(save_checkpoint, strategy)):
+        with pytest.raises(
+            ValueError, match=r"fname must name a file, got the folder .*; give .*checkpoint.safetensors"
+        ):
+            call(tmp_path)
     for save_every in (0, -1, 1.5, True):
         with pytest.raises(ValueError, match="save_every must be a positive integer"):
             CheckpointPlugin(tmp_path / "a", save_every=save_every)  # type: ignore[arg-type]
