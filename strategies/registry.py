@@ -234,8 +234,16 @@ def get(
         ValueError: if a name is unknown or a value is out of range.
         TypeError: if there is no such option, or a value is not a number.
     """
-    counts = {"train_mb_size": train_mb_size, "train_epochs": train_epochs, "eval_mb_size": eval_mb_size}
-    check(name, lr=lr, optimizer=optimizer, autocast=autocast, **counts, **options)
+    check(
+        name,
+        lr=lr,
+        optimizer=optimizer,
+        train_mb_size=train_mb_size,
+        train_epochs=train_epochs,
+        eval_mb_size=eval_mb_size,
+        autocast=autocast,
+        **options,
+    )
     info = describe(name)
     optimizer_class, fixed = _optimizer(info, optimizer)
     own, theirs = _split(info, optimizer_class, fixed, options)
@@ -251,7 +259,9 @@ def get(
         autocast=None if autocast is None else _load(f"torch:{autocast}"),
         plugins=[*plugins, *methods],
         evaluator=evaluator,
-        **counts,
+        train_mb_size=train_mb_size,
+        train_epochs=train_epochs,
+        eval_mb_size=eval_mb_size,
     )
 
 
