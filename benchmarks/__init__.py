@@ -7,8 +7,16 @@ take no time: Avalanche is imported when a stream function is first used.
 
 from typing import TYPE_CHECKING, Any
 
-from .files import DataFile, DataSet, FileStatus, describe_data_sets, resolve_dataset_root, verify_data_sets
-from .registry import StreamInfo, describe, get, load_function, names
+from .files import (
+    DataFile,
+    DataSet,
+    FileStatus,
+    describe_data_sets,
+    prepare_data_set,
+    resolve_dataset_root,
+    verify_data_sets,
+)
+from .registry import StreamInfo, check, describe, get, load_function, names
 
 if TYPE_CHECKING:
     from .digits import PermutedDigits, SplitDigits
@@ -27,10 +35,12 @@ __all__ = [
     "SplitFMNIST",
     "SplitMNIST",
     "StreamInfo",
+    "check",
     "describe",
     "describe_data_sets",
     "get",
     "names",
+    "prepare_data_set",
     "resolve_dataset_root",
     "verify_data_sets",
 ]

@@ -1,13 +1,51 @@
-"""Which classes a stream shows in which order, decided and checked before any data is read."""
+"""The arguments that streams share, and the order of classes they lead to: checked before any data is read."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral
+from typing import Any
 
 import torch
 
-__all__ = ["check_n_experiences", "check_seed", "class_order"]
+__all__ = ["check_arguments", "check_n_experiences", "check_seed", "class_order", "generator_for_seed"]
+
+_HALF_FIRST = ("first_exp_with_half_classes", "first_batch_with_half_classes")  # Avalanche has two names for it
+
+
+def check_arguments(arguments: Mapping[str, Any], *, n_classes: int, largest_seed: int) -> list[int] | None:
+    """Checks the arguments of any stream.
+
+    Args:
+        arguments: all arguments of the stream by name, also those that have their defaults.
+        n_classes: number of classes in the data set.
+        largest_seed: the largest seed that the stream takes.
+
+    Returns:
+        The order in which the stream shows the classes; None if it shows all of them in each experience.
+
+    Raises:
+        TypeError, ValueError: as :func:`class_order`; also for a seed that is too large, or if the classes are to be
+            numbered in two ways at once.
+    """
+    check_n_experiences(arguments["n_experiences"])
+    if arguments["seed"] is not None:
+        check_seed(arguments["seed"], largest_seed)
+    if "fixed_class_order" not in arguments:
+        return None
+    if arguments["class_ids_from_zero_in_each_exp"] and arguments["class_ids_from_zero_from_first_exp"]:
+        raise ValueError(
+            "class_ids_from_zero_in_each_exp and class_ids_from_zero_from_first_exp are mutually exclusive, "
+            "got True for both; drop one"
+        )
+    return class_order(
+        n_classes,
+        arguments["n_experiences"],
+        seed=arguments["seed"],
+        shuffle=arguments["shuffle"],
+        fixed_class_order=arguments["fixed_class_order"],
+        n_first=n_classes // 2 if any(arguments.get(name) for name in _HALF_FIRST) else 0,
+    )
 
 
 def check_n_experiences(n_experiences: int) -> None:
@@ -20,12 +58,24 @@ def check_n_experiences(n_experiences: int) -> None:
         raise ValueError(f"n_experiences must be at least 1, got {n_experiences}")
 
 
-def check_seed(seed: int) -> None:
-    """Raises unless ``seed`` is a non-negative integer."""
+def check_seed(seed: int, largest: int = 2**64 - 1) -> None:
+    """Raises unless ``seed`` is an integer from 0 to ``largest``, by default the largest that torch takes."""
     if isinstance(seed, bool) or not isinstance(seed, Integral):
         raise TypeError(f"seed must be an integer, got {seed!r} of type {type(seed).__name__}")
     if seed < 0:
         raise ValueError(f"seed must not be negative, got {seed}")
+    if seed > largest:
+        raise ValueError(f"seed must be at most {largest} for this stream, got {seed}")
+
+
+def generator_for_seed(seed: int | None) -> torch.Generator:
+    """Returns a generator seeded with ``seed``; None copies torch's global generator, which stays where it is."""
+    generator = torch.Generator()
+    if seed is None:
+        generator.set_state(torch.get_rng_state())
+    else:
+        generator.manual_seed(int(seed))
+    return generator
 
 
 def class_order(
@@ -62,12 +112,7 @@ def class_order(
     if fixed_class_order is not None:
         order = _checked_order(fixed_class_order, n_classes)
     elif shuffle:
-        generator = torch.Generator()
-        if seed is None:
-            generator.set_state(torch.get_rng_state())
-        else:
-            generator.manual_seed(int(seed))
-        order = torch.randperm(n_classes, generator=generator).tolist()
+        order = torch.randperm(n_classes, generator=generator_for_seed(seed)).tolist()
     else:
         order = list(range(n_classes))
 

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from clpack.data import PixelPermutation, TensorImages
 
-from ._class_order import check_n_experiences, check_seed, class_order
+from ._class_order import check_n_experiences, check_seed, class_order, generator_for_seed
+from .registry import describe
 
 __all__ = ["PermutedDigits", "SplitDigits"]
 
@@ -66,8 +67,8 @@ def SplitDigits(
 
     Raises:
         TypeError: if ``n_experiences``, ``seed`` or a class is not an integer.
-        ValueError: if the experiences cannot share the classes evenly, the fixed order names a class twice or one
-            that does not exist, or both ``class_ids_from_zero_...`` are True.
+        ValueError: if the experiences cannot share the classes evenly, the seed is out of range, the fixed order names
+            a class twice or one that does not exist, or both ``class_ids_from_zero_...`` are True.
     """
     order = class_order(_N_CLASSES, n_experiences, seed=seed, shuffle=shuffle, fixed_class_order=fixed_class_order)
     train, test = _digits()
@@ -88,7 +89,7 @@ def PermutedDigits(
     n_experiences: int = 8,
     *,
     return_task_id: bool = False,
-    seed: int = 0,
+    seed: int | None = 0,
     class_ids_from_zero_in_each_exp: bool = True,
     train_transform: Callable[[Tensor], Tensor] | None = None,
     eval_transform: Callable[[Tensor], Tensor] | None = None,
@@ -107,7 +108,8 @@ def PermutedDigits(
     Args:
         n_experiences: number of experiences, at least 1.
         return_task_id: True labels the experiences 0, 1, ...; False labels all of them 0.
-        seed: chooses the permutations as stated above; non-negative.
+        seed: chooses the permutations as stated above, 0 to 4 000 000; None draws it from the present state of torch's
+            global generator, which stays as it is.
         class_ids_from_zero_in_each_exp: True gives the labels 0..9 in each experience, False gives
             ``10 * i + digit`` in experience ``i``.
         train_transform: applied to each permuted training image; None for nothing.
@@ -120,10 +122,13 @@ def PermutedDigits(
 
     Raises:
         TypeError: if ``n_experiences`` or ``seed`` is not an integer.
-        ValueError: if ``n_experiences < 1`` or ``seed < 0``.
+        ValueError: if ``n_experiences`` or ``seed`` is out of range.
     """
     check_n_experiences(n_experiences)
-    check_seed(seed)
+    largest_seed = describe("PermutedDigits").largest_seed
+    if seed is None:
+        seed = int(torch.randint(largest_seed + 1, (), generator=generator_for_seed(None)))
+    check_seed(seed, largest_seed)
     permutations = [torch.arange(_N_PIXELS)]
     permutations += [torch.from_numpy(_legacy_permutation(1000 * seed + i, _N_PIXELS)) for i in range(1, n_experiences)]
     train, test = _digits()

@@ -1,18 +1,26 @@
 """Data sets on the local disk: where they lie, which files they have, whether these are the right ones.
 
 clpack never downloads. A stream calls :func:`check_files` before it opens anything, and a user who lacks a file is
-told its name, its origin and its place. The MD5 of every file is checked at each opening: MNIST's 55 MB take 0.1 s
-(measured, one core), little beside the seconds that importing Avalanche takes.
+told its name, its origin, its place, and the command that unpacks what was downloaded. The MD5 of every file is
+checked at each opening: MNIST's 55 MB take 0.1 s (measured, one core), little beside the seconds that importing
+Avalanche takes.
 """
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
-from collections.abc import Iterable
+import shlex
+import shutil
+import tarfile
+import zlib
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
+from clpack.files import atomic_path
 from clpack.names import unknown_name
 
 __all__ = [
@@ -21,6 +29,7 @@ __all__ = [
     "FileStatus",
     "check_files",
     "describe_data_sets",
+    "prepare_data_set",
     "resolve_dataset_root",
     "verify_data_sets",
 ]
@@ -33,10 +42,12 @@ class DataFile:
     Attributes:
         path: where it lies, relative to the dataset root, with forward slashes.
         md5: MD5 of its content, 32 hexadecimal digits.
+        archive: the download that holds it, where it is looked for unless told otherwise: relative to the dataset root.
     """
 
     path: str
     md5: str
+    archive: str
 
 
 @dataclass(frozen=True)
@@ -45,15 +56,18 @@ class DataSet:
 
     Attributes:
         name: its name, e.g. ``"MNIST"``.
-        url: where its files can be had.
-        preparation: what to do with what ``url`` gives, one sentence.
+        url: where its archives can be had.
         files: all files that the streams read.
     """
 
     name: str
     url: str
-    preparation: str
     files: tuple[DataFile, ...]
+
+    @property
+    def archives(self) -> list[str]:
+        """The names of the files to download."""
+        return list(dict.fromkeys(Path(file.archive).name for file in self.files))
 
 
 @dataclass(frozen=True)
@@ -80,8 +94,7 @@ def _mnist_like(name: str, url: str, md5: dict[str, str]) -> DataSet:
     return DataSet(
         name=name,
         url=url,
-        preparation=f"Download the four .gz files and gunzip them into {name}/raw.",
-        files=tuple(DataFile(f"{name}/raw/{file}", digest) for file, digest in md5.items()),
+        files=tuple(DataFile(f"{name}/raw/{file}", digest, f"{name}/raw/{file}.gz") for file, digest in md5.items()),
     )
 
 
@@ -89,8 +102,7 @@ def _cifar(name: str, folder: str, archive: str, md5: dict[str, str]) -> DataSet
     return DataSet(
         name=name,
         url=f"https://www.cs.toronto.edu/~kriz/{archive}",
-        preparation=f"Download and unpack {archive}; it brings the folder {folder}.",
-        files=tuple(DataFile(f"{folder}/{file}", digest) for file, digest in md5.items()),
+        files=tuple(DataFile(f"{folder}/{file}", digest, archive) for file, digest in md5.items()),
     )
 
 
@@ -202,17 +214,113 @@ def check_files(name: str, dataset_root: str | os.PathLike[str] | None = None) -
         raise (FileNotFoundError if missing else ValueError)(
             f"data set {name} cannot be opened, {len(bad)} of its {len(data_set.files)} files are missing or wrong:\n"
             + "".join(f"  {status.path}: {status.problem}\n" for status in bad)
-            + f"Source: {data_set.url}\n{data_set.preparation} All of it belongs under the dataset root {root}; "
-            "name another root with dataset_root=... or the environment variable CLPACK_DATA. "
-            "clpack downloads nothing by itself."
+            + f"clpack downloads nothing by itself. Get {', '.join(data_set.archives)} from {data_set.url} and run\n"
+            f"  clpack data prepare {name} --dataset-root {shlex.quote(str(root))} --from FOLDER_OF_THE_DOWNLOAD\n"
+            "Another dataset root can be named with dataset_root=... or the environment variable CLPACK_DATA."
         )
     return root
+
+
+def prepare_data_set(
+    name: str,
+    sources: Sequence[str | os.PathLike[str]] = (),
+    dataset_root: str | os.PathLike[str] | None = None,
+) -> list[Path]:
+    """Unpacks the files of a data set that are missing or wrong from its archives, as they were downloaded.
+
+    A file appears in its place only when it is whole and its checksum is right. Nothing else in an archive is
+    unpacked.
+
+    Args:
+        name: the data set.
+        sources: the archives, or folders that hold them; none means that they lie under the dataset root, in the
+            places given by :attr:`DataFile.archive`.
+        dataset_root: see :func:`resolve_dataset_root`.
+
+    Returns:
+        The files that were unpacked; none if all of them were there already.
+
+    Raises:
+        FileNotFoundError: if an archive that is needed, or a source, is not there.
+        ValueError: if there is no such data set, a source is none of its archives, or an archive is damaged, lacks a
+            file or holds one with another content.
+    """
+    data_set = _find(name)
+    root = resolve_dataset_root(dataset_root)
+    found = _locate_archives(data_set, [Path(source).expanduser() for source in sources])
+    needed: dict[Path, dict[str, DataFile]] = {}
+    for file in data_set.files:
+        if _problem(root / file.path, file.md5) is not None:
+            archive = found.get(Path(file.archive).name, root / file.archive)
+            needed.setdefault(archive, {})[file.path] = file
+    missing = [str(archive) for archive in needed if not archive.is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{name} cannot be unpacked without {', '.join(missing)}: get what is missing from {data_set.url} "
+            "and put it there, or name it, or its folder, with --from"
+        )
+    return [path for archive, files in needed.items() for path in _unpack(archive, files, root, data_set.url)]
 
 
 def _find(name: str) -> DataSet:
     if name not in _DATA_SETS:
         raise ValueError(unknown_name("data set", name, _DATA_SETS))
     return _DATA_SETS[name]
+
+
+def _locate_archives(data_set: DataSet, sources: Sequence[Path]) -> dict[str, Path]:
+    """Returns the archives among the sources by name."""
+    found: dict[str, Path] = {}
+    for source in sources:
+        if source.is_dir():
+            found |= {name: source / name for name in data_set.archives if (source / name).exists()}
+        elif not source.exists():
+            raise FileNotFoundError(f"there is no file or folder {source}")
+        elif source.name in data_set.archives:
+            found[source.name] = source
+        else:
+            raise ValueError(
+                f"{source} is no archive of {data_set.name}: expected {', '.join(data_set.archives)}, or their folder"
+            )
+    return found
+
+
+def _unpack(archive: Path, files: Mapping[str, DataFile], root: Path, url: str) -> list[Path]:
+    """Writes ``files`` (by path) from an archive below ``root`` and returns where they are now."""
+    unpacked = {}
+    try:
+        for path, content in _members(archive, files):
+            target = root / path
+            with atomic_path(target) as partial:
+                with partial.open("wb") as copy:
+                    shutil.copyfileobj(content, copy)
+                problem = _problem(partial, files[path].md5)
+                if problem is not None:
+                    raise ValueError(f"{archive} does not give the right {path}: {problem}; get it again from {url}")
+            unpacked[path] = target
+    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise ValueError(f"{archive} is damaged ({error}); get it again from {url}") from error
+    absent = [path for path in files if path not in unpacked]
+    if absent:
+        raise ValueError(f"{archive} holds no {', '.join(absent)}; get it again from {url}")
+    return list(unpacked.values())
+
+
+def _members(archive: Path, wanted: Collection[str]) -> Iterator[tuple[str, IO[bytes] | gzip.GzipFile]]:
+    """Yields path and content of the wanted files in an archive: a ``.tar.gz``, or the ``.gz`` of a single file.
+
+    No other path is ever yielded, so an archive cannot choose where anything is written.
+    """
+    if not archive.name.endswith(".tar.gz"):
+        (path,) = wanted
+        with gzip.open(archive) as single:
+            yield path, single
+        return
+    with tarfile.open(archive, "r|gz") as members:  # one pass: going back would mean decompressing again
+        for member in members:
+            content = members.extractfile(member) if member.isfile() and member.name in wanted else None
+            if content is not None:
+                yield member.name, content
 
 
 def _problem(path: Path, md5: str) -> str | None:

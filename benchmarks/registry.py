@@ -1,6 +1,6 @@
 """The streams by name: list them, describe them, open them.
 
-Only :func:`get` and :func:`load_function` import Avalanche; names and descriptions come from the table below.
+Names and descriptions come from the table below; all the other functions import Avalanche.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from clpack.names import unknown_name
 
-__all__ = ["Scenario", "StreamInfo", "describe", "get", "load_function", "names"]
+__all__ = ["Scenario", "StreamInfo", "check", "describe", "get", "load_function", "names"]
 
 Scenario = Literal["class-incremental", "task-incremental", "domain-incremental"]
 """What changes from one experience to the next, and whether a task label tells which one it is."""
@@ -31,6 +31,7 @@ class StreamInfo:
         image_shape: shape ``(C, H, W)`` of an image.
         data_set: name of the data set in ``describe_data_sets()``; None if the images come with scikit-learn.
         reference: where the stream, or else its data, was introduced.
+        largest_seed: the largest seed it takes.
     """
 
     name: str
@@ -40,6 +41,7 @@ class StreamInfo:
     image_shape: tuple[int, int, int]
     data_set: str | None
     reference: str
+    largest_seed: int = 2**64 - 1  # torch's generators
 
     @property
     def embedded(self) -> bool:
@@ -66,14 +68,16 @@ _GOODFELLOW = "I. Goodfellow et al., An Empirical Investigation of Catastrophic 
 _LOPEZ_PAZ = "D. Lopez-Paz and M. Ranzato, Gradient Episodic Memory, NeurIPS 2017, arXiv:1706.08840"
 _XIAO = "H. Xiao et al., Fashion-MNIST, 2017, arXiv:1708.07747"
 
+_NUMPY = 2**32 - 1  # the largest seed of NumPy's legacy generator; PermutedDigits gives it 1000 * seed + experience
+
 _STREAMS = {
     info.name: info
     for info in (
         StreamInfo("SplitDigits", "digits", _SPLIT, 10, (1, 8, 8), None, _DIGITS),
-        StreamInfo("PermutedDigits", "digits", _SHIFTED, 10, (1, 8, 8), None, _DIGITS),
+        StreamInfo("PermutedDigits", "digits", _SHIFTED, 10, (1, 8, 8), None, _DIGITS, 4_000_000),
         StreamInfo("SplitMNIST", "vision", _SPLIT, 10, (1, 28, 28), "MNIST", _ZENKE),
-        StreamInfo("PermutedMNIST", "vision", _SHIFTED, 10, (1, 28, 28), "MNIST", _GOODFELLOW),
-        StreamInfo("RotatedMNIST", "vision", _SHIFTED, 10, (1, 28, 28), "MNIST", _LOPEZ_PAZ),
+        StreamInfo("PermutedMNIST", "vision", _SHIFTED, 10, (1, 28, 28), "MNIST", _GOODFELLOW, _NUMPY),
+        StreamInfo("RotatedMNIST", "vision", _SHIFTED, 10, (1, 28, 28), "MNIST", _LOPEZ_PAZ, _NUMPY),
         StreamInfo("SplitFMNIST", "vision", _SPLIT, 10, (1, 28, 28), "FashionMNIST", _XIAO),
         StreamInfo("SplitCIFAR10", "vision", _SPLIT, 10, (3, 32, 32), "CIFAR10", _ZENKE),
         StreamInfo("SplitCIFAR100", "vision", _SPLIT, 100, (3, 32, 32), "CIFAR100", _ZENKE),
@@ -107,6 +111,28 @@ def load_function(name: str) -> Callable[..., Any]:
     return function
 
 
+def check(name: str, **kwargs: Any) -> None:
+    """Raises what :func:`get` would raise for these arguments, without looking at any data.
+
+    Raises:
+        ValueError: if there is no stream of this name, or an argument has an impossible value.
+        TypeError: if the stream takes no argument of a given name, or one it needs is not given.
+    """
+    from ._class_order import check_arguments  # imports torch
+
+    info = describe(name)
+    signature = inspect.signature(load_function(name))
+    for argument in kwargs:
+        if argument not in signature.parameters:
+            raise TypeError(unknown_name(f"{name} argument", argument, signature.parameters))
+    for parameter in signature.parameters.values():
+        if parameter.default is parameter.empty and parameter.name not in kwargs:
+            raise TypeError(f"{name} needs the argument {parameter.name}, got {sorted(kwargs) or 'none'}")
+    call = signature.bind(**kwargs)
+    call.apply_defaults()
+    check_arguments(call.arguments, n_classes=info.n_classes, largest_seed=info.largest_seed)
+
+
 def get(name: str, **kwargs: Any) -> Any:
     """Opens a stream.
 
@@ -122,12 +148,5 @@ def get(name: str, **kwargs: Any) -> Any:
         TypeError: if the stream takes no argument of a given name, or one it needs is not given.
         FileNotFoundError: if a file of its data set is missing.
     """
-    function = load_function(name)
-    parameters = inspect.signature(function).parameters
-    for argument in kwargs:
-        if argument not in parameters:
-            raise TypeError(unknown_name(f"{name} argument", argument, parameters))
-    for parameter in parameters.values():
-        if parameter.default is parameter.empty and parameter.name not in kwargs:
-            raise TypeError(f"{name} needs the argument {parameter.name}, got {sorted(kwargs) or 'none'}")
-    return function(**kwargs)
+    check(name, **kwargs)
+    return load_function(name)(**kwargs)

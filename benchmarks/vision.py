@@ -15,43 +15,31 @@ from typing import Any
 
 from avalanche.benchmarks import NCScenario, classic
 
-from ._class_order import check_n_experiences, check_seed, class_order
+from ._class_order import check_arguments
 from .files import check_files
+from .registry import describe
 
 __all__ = ["PermutedMNIST", "RotatedMNIST", "SplitCIFAR10", "SplitCIFAR100", "SplitFMNIST", "SplitMNIST"]
 
-_HALF_FIRST = ("first_exp_with_half_classes", "first_batch_with_half_classes")  # Avalanche has two names for it
 
-
-def _from_local_files(
-    create: Callable[..., NCScenario], data_set: str, *, n_classes: int | None = None
-) -> Callable[..., NCScenario]:
+def _from_local_files(create: Callable[..., NCScenario], data_set: str) -> Callable[..., NCScenario]:
     """Returns Avalanche's function ``create`` with its arguments and its files checked before it is called.
 
     Args:
         create: a function of ``avalanche.benchmarks.classic``.
         data_set: the data set it reads, a name of :mod:`clpack.benchmarks.files`.
-        n_classes: number of classes that it shares out among the experiences; None if it shows all in each.
     """
     signature = inspect.signature(create)
+    info = describe(create.__name__)
 
     @functools.wraps(create, assigned=("__name__", "__qualname__"))
     def open_stream(*args: Any, **kwargs: Any) -> NCScenario:
         call = signature.bind(*args, **kwargs)
         call.apply_defaults()
         given = call.arguments
-        check_n_experiences(given["n_experiences"])
-        if given["seed"] is not None:
-            check_seed(given["seed"])
-        if n_classes is not None:
-            given["fixed_class_order"] = class_order(
-                n_classes,
-                given["n_experiences"],
-                seed=given["seed"],
-                shuffle=given["shuffle"],
-                fixed_class_order=given["fixed_class_order"],
-                n_first=n_classes // 2 if any(given.get(name) for name in _HALF_FIRST) else 0,
-            )
+        order = check_arguments(given, n_classes=info.n_classes, largest_seed=info.largest_seed)
+        if order is not None:
+            given["fixed_class_order"] = order
         given["dataset_root"] = check_files(data_set, given["dataset_root"])
         return create(*call.args, **call.kwargs)
 
@@ -69,9 +57,9 @@ def _from_local_files(
     return open_stream
 
 
-SplitMNIST = _from_local_files(classic.SplitMNIST, "MNIST", n_classes=10)
+SplitMNIST = _from_local_files(classic.SplitMNIST, "MNIST")
 PermutedMNIST = _from_local_files(classic.PermutedMNIST, "MNIST")
 RotatedMNIST = _from_local_files(classic.RotatedMNIST, "MNIST")
-SplitFMNIST = _from_local_files(classic.SplitFMNIST, "FashionMNIST", n_classes=10)
-SplitCIFAR10 = _from_local_files(classic.SplitCIFAR10, "CIFAR10", n_classes=10)
-SplitCIFAR100 = _from_local_files(classic.SplitCIFAR100, "CIFAR100", n_classes=100)
+SplitFMNIST = _from_local_files(classic.SplitFMNIST, "FashionMNIST")
+SplitCIFAR10 = _from_local_files(classic.SplitCIFAR10, "CIFAR10")
+SplitCIFAR100 = _from_local_files(classic.SplitCIFAR100, "CIFAR100")

@@ -1,8 +1,9 @@
-"""From the names and options of a cell to the objects of a run."""
+"""From the names and options of a cell to the objects of a run, and the checks of both before anything runs."""
 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,21 +13,49 @@ from torch import nn
 import clpack.benchmarks
 import clpack.models
 import clpack.strategies
-from clpack.benchmarks.registry import load_function
 from clpack.names import unknown_name
 from clpack.strategies.heads import with_head
 
 from .config import RunConfig
 
-__all__ = ["build_benchmark", "build_model", "build_strategy"]
+__all__ = [
+    "build_benchmark",
+    "build_model",
+    "build_strategy",
+    "check_benchmark",
+    "check_device",
+    "check_model",
+    "check_strategy",
+]
+
+
+def check_device(name: str, *, here: bool) -> None:
+    """Raises unless ``name`` is a torch device.
+
+    Args:
+        name: e.g. ``"cpu"`` or ``"cuda:1"``.
+        here: whether this machine has to have it.
+
+    Raises:
+        ValueError: if there is no such device.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device must be one of torch, such as cpu, cuda or cuda:1, got {name!r}") from error
+    n_gpus = torch.cuda.device_count()
+    if here and device.type == "cuda" and (device.index or 0) not in range(n_gpus):
+        raise ValueError(f"device is {name!r}, but torch sees {n_gpus} CUDA devices here; use --set device=cpu")
 
 
 def build_benchmark(config: RunConfig) -> Any:
-    """Opens the stream of a cell. Where the stream takes a ``seed`` and none is set, it is the seed of the cell."""
-    options = dict(config.stream.options)
-    if "seed" in inspect.signature(load_function(config.stream.name)).parameters:
-        options.setdefault("seed", config.seed)
-    return clpack.benchmarks.get(config.stream.name, **options)
+    """Opens the stream of a cell. If no ``seed`` is set for the stream, it is the seed of the cell."""
+    return clpack.benchmarks.get(config.stream.name, **_stream_options(config))
+
+
+def check_benchmark(config: RunConfig) -> None:
+    """Raises what :func:`build_benchmark` would raise, without looking at any data."""
+    clpack.benchmarks.check(config.stream.name, **_stream_options(config))
 
 
 def build_model(config: RunConfig, benchmark: Any) -> nn.Module:
@@ -36,20 +65,19 @@ def build_model(config: RunConfig, benchmark: Any) -> nn.Module:
     others go to the class in ``clpack.models``.
 
     Raises:
-        ValueError: if there is no model of this name.
+        ValueError: if there is no model of this name, or an option has an impossible value.
+        TypeError: if the model has no option of a given name.
     """
-    if config.model.name not in clpack.models.__all__:
-        raise ValueError(unknown_name("model", config.model.name, clpack.models.__all__))
-    options = dict(config.model.options)
-    head = options.pop("head", "single")
     image = benchmark.train_stream[0].dataset.eval()[0][0]
     num_classes = 1 + max(max(experience.classes_in_this_experience) for experience in benchmark.train_stream)
-    if config.model.name == "MLP":
-        options.setdefault("input_size", image.numel())
-    else:
-        options.setdefault("in_channels", image.shape[0])
-        options.setdefault("input_size", image.shape[-1])
-    return with_head(getattr(clpack.models, config.model.name)(num_classes, **options), head)
+    return _model(config, image.shape, num_classes)
+
+
+def check_model(config: RunConfig) -> None:
+    """Raises what :func:`build_model` would raise, without opening the stream and without drawing random numbers."""
+    info = clpack.benchmarks.describe(config.stream.name)
+    with torch.device("meta"):
+        _model(config, info.image_shape, info.n_classes)
 
 
 def build_strategy(
@@ -59,11 +87,48 @@ def build_strategy(
     return clpack.strategies.get(
         config.strategy.name,
         model=model,
-        train_mb_size=config.train_mb_size,
-        train_epochs=config.train_epochs,
-        eval_mb_size=config.eval_mb_size,
         device=device,
         plugins=plugins,
         evaluator=evaluator,
-        **config.strategy.options,
+        **_strategy_options(config),
     )
+
+
+def check_strategy(config: RunConfig) -> None:
+    """Raises what :func:`build_strategy` would raise, without building anything."""
+    clpack.strategies.check(config.strategy.name, **_strategy_options(config))
+
+
+def _stream_options(config: RunConfig) -> dict[str, Any]:
+    options = dict(config.stream.options)
+    if options.get("seed") is None:  # which would mean the state of torch's generator, whatever it is
+        options["seed"] = config.seed
+    return options
+
+
+def _model(config: RunConfig, image_shape: Sequence[int], num_classes: int) -> nn.Module:
+    name = config.model.name
+    if name not in clpack.models.__all__:
+        raise ValueError(unknown_name("model", name, clpack.models.__all__))
+    model_class = getattr(clpack.models, name)
+    known = {"head", *inspect.signature(model_class).parameters} - {"num_classes"}
+    options = dict(config.model.options)
+    for option in options:
+        if option not in known:
+            raise TypeError(unknown_name(f"{name} option", option, sorted(known)))
+    head = options.pop("head", "single")
+    if name == "MLP":
+        options.setdefault("input_size", math.prod(image_shape))
+    else:
+        options.setdefault("in_channels", image_shape[0])
+        options.setdefault("input_size", image_shape[-1])
+    return with_head(model_class(num_classes, **options), head)
+
+
+def _strategy_options(config: RunConfig) -> dict[str, Any]:
+    return {
+        "train_mb_size": config.train_mb_size,
+        "train_epochs": config.train_epochs,
+        "eval_mb_size": config.eval_mb_size,
+        **config.strategy.options,
+    }

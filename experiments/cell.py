@@ -36,7 +36,7 @@ from clpack.strategies import (
     save_checkpoint,
 )
 
-from .build import build_benchmark, build_model, build_strategy
+from .build import build_benchmark, build_model, build_strategy, check_device
 from .config import METRICS, RunConfig
 from .store import ResultStore
 
@@ -57,8 +57,7 @@ def run_cell(config: RunConfig, store: ResultStore, *, checkpoint_every: int = 1
     Raises:
         ValueError: if the device is not there.
     """
-    if config.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device is {config.device!r}, but torch sees no CUDA device; use --set device=cpu")
+    check_device(config.device, here=True)
     folder = store.start(config)
     with _exact_arithmetic(config):
         benchmark = build_benchmark(config)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Mapping
 from typing import Any, NoReturn
@@ -28,14 +29,19 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: the arguments; None takes those of the process.
 
     Returns:
-        Exit status: 0; 1 if a cell failed or a data set is not as it should be; 2 for bad input; 130 after Ctrl-C.
+        Exit status: 0; 1 if a cell failed or a data set is not as it should be; 2 for bad input; 130 after Ctrl-C;
+        141 if nobody reads the output any more.
     """
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(_config_first(sys.argv[1:] if arguments is None else arguments))
     command = options.command
     try:
-        return _COMMANDS[command](options[command])
-    except (ValueError, TypeError, FileNotFoundError, ImportError) as error:
+        status = _COMMANDS[command](options[command])
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at the end
+        return 141
+    except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"clpack {command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -46,6 +52,18 @@ def main(arguments: list[str] | None = None) -> int:
 def main_of_table(experiment: Experiment) -> NoReturn:
     """Does what ``clpack run TABLE`` does, for the module of a table that is run as a script."""
     sys.exit(main(["run", experiment.name, *sys.argv[1:]]))
+
+
+def _config_first(arguments: list[str]) -> list[str]:
+    """Moves ``--config FILE`` right behind the command, so that all other options win, wherever it stands."""
+    files: list[str] = []
+    others: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        if word == "--config" and (file := next(words, None)) is not None:
+            word = f"--config={file}"
+        (files if word.startswith("--config=") else others).append(word)
+    return [*others[:1], *files, *others[1:]]
 
 
 _Seeds = restricted_string_type("1,2,3", r"^\d+(,\d+)*$")
@@ -104,9 +122,24 @@ def _parser() -> ArgumentParser:
     commands.add_subcommand("report", report, help="write the report of a result folder")
 
     data = _Parser(description="Look after the data sets on this machine. Nothing is ever downloaded.")
-    data.add_argument("action", choices=["list", "verify"], help="list what is needed, or check the files")
-    data.add_argument("--dataset-root", metavar="DIR", help="folder of the data (default: CLPACK_DATA or ~/.clpack)")
-    commands.add_subcommand("data", data, help="list or check data sets")
+    commands.add_subcommand("data", data, help="list, check or unpack data sets")
+    actions = data.add_subcommands(required=True, dest="action")
+    actions.add_subcommand("list", _Parser(description="List what is needed."), help="list what is needed")
+    root: dict[str, Any] = {"metavar": "DIR", "help": "folder of the data (default: CLPACK_DATA or ~/.clpack)"}
+    verify = _Parser(description="Check the files.")
+    verify.add_argument("--dataset-root", **root)
+    actions.add_subcommand("verify", verify, help="check the files")
+    prepare = _Parser(description="Unpack the official archives of a data set and check its files.")
+    prepare.add_argument("name", metavar="NAME", help="name of the data set, see clpack data list")
+    prepare.add_argument(
+        "--from",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="the archives, or folders that hold them; without it, their places under the dataset root",
+    )
+    prepare.add_argument("--dataset-root", **root)
+    actions.add_subcommand("prepare", prepare, help="unpack the archives of a data set")
     return parser
 
 
@@ -114,13 +147,30 @@ class _Settings(argparse.Action):
     """Collects ``key=value`` pairs; on the command line they are added to those of the file."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        settings = dict(getattr(namespace, self.dest) or {})
-        for pair in values:
-            key, equals, text = pair.partition("=")
-            if not equals:
-                parser.error(f"--set takes KEY=VALUE, got {pair!r}")
-            settings[key] = _value(text)
+        try:
+            settings = {**_settings(getattr(namespace, self.dest)), **_settings(values)}
+        except ValueError as error:
+            parser.error(str(error))
         setattr(namespace, self.dest, settings)
+
+
+def _settings(given: Any) -> dict[str, Any]:
+    """Returns settings that were given as a mapping, as ``KEY=VALUE`` or as a list of these.
+
+    None, an empty entry of a file, is no setting.
+
+    Raises:
+        ValueError: if it is none of them.
+    """
+    if given is None or isinstance(given, Mapping):
+        return {str(key): value for key, value in (given or {}).items()}
+    settings = {}
+    for pair in given if isinstance(given, list) else [given]:
+        key, equals, text = str(pair).partition("=")
+        if not equals:
+            raise ValueError(f"--set takes KEY=VALUE, got {pair!r}")
+        settings[key] = _value(text)
+    return settings
 
 
 def _value(text: str) -> Any:
@@ -177,7 +227,7 @@ def _run(options: Namespace) -> int:
         tables.get(options.table),
         preset="smoke" if options.smoke else options.preset,
         seeds=_integers(options.seeds, ",") if isinstance(options.seeds, str) else options.seeds,
-        overrides=options.set,
+        overrides=_settings(options.set),
         out=options.out,
         jobs=options.jobs,
         shard=shard,
@@ -207,13 +257,18 @@ def _demo(options: Namespace) -> int:
 
 
 def _data(options: Namespace) -> int:
-    from clpack.benchmarks.files import describe_data_sets, verify_data_sets
+    from clpack.benchmarks.files import describe_data_sets, prepare_data_set, verify_data_sets
 
+    chosen = options[options.action]
     if options.action == "list":
         for data_set in describe_data_sets():
-            print(f"{data_set.name}: {len(data_set.files)} files\n  {data_set.url}\n  {data_set.preparation}")
+            print(f"{data_set.name}: {len(data_set.files)} files\n  {data_set.url}\n  {', '.join(data_set.archives)}")
         return 0
-    statuses = verify_data_sets(options.dataset_root)
+    if options.action == "prepare":
+        unpacked = prepare_data_set(chosen.name, chosen["from"], chosen.dataset_root)
+        print("\n".join(f"unpacked {path}" for path in unpacked) or f"{chosen.name} is there already")
+        return 0
+    statuses = verify_data_sets(chosen.dataset_root)
     for status in statuses:
         print(f"{'ok     ' if status.ok else 'problem'}  {status.path}{'' if status.ok else f': {status.problem}'}")
     return 0 if all(status.ok for status in statuses) else 1

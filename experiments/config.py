@@ -54,7 +54,7 @@ class Component:
     """A stream, a model or a strategy: its registry name and its options.
 
     Args:
-        name: registry name, e.g. ``"split_digits"``.
+        name: registry name, e.g. ``"SplitDigits"``.
         options: keyword arguments by name; anything JSON can hold (tuples become lists).
 
     Raises:

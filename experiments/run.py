@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import time
 import traceback
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import clpack.benchmarks
-import clpack.strategies
 from clpack.benchmarks.files import check_files
 from clpack.names import unknown_name
 
@@ -103,14 +103,15 @@ def run_experiment(
         jobs: cells computed at a time; with Ray, cells that share one GPU. The results do not depend on it.
         shard: ``(i, n)`` computes only part ``i`` of ``n``, counted from 0.
         executor: ``"local"`` or ``"ray"``.
-        address: address of the Ray cluster; None starts one on this machine.
+        address: address of the Ray cluster; None starts one on this machine. Only with ``executor="ray"``.
         checkpoint_every: iterations between two checkpoints inside an experience.
 
     Returns:
         What became of each cell. A failed cell does not stop the others; running again retries it.
 
     Raises:
-        ValueError, TypeError: for a bad argument or an unknown stream or strategy, before anything is computed.
+        ValueError, TypeError: for a bad argument, or a device, stream, model or strategy that cannot be as it is set,
+            before anything is computed.
         FileNotFoundError: if a data set is missing.
         ImportError: if Ray is asked for and not installed.
     """
@@ -119,19 +120,21 @@ def run_experiment(
             raise ValueError(f"{name} must be at least 1, got {value}")
     if executor not in _EXECUTORS:
         raise ValueError(unknown_name("executor", executor, _EXECUTORS))
+    if address is not None and executor != "ray":
+        raise ValueError(f"address is for Ray, got {address!r} with executor {executor!r}; add --executor ray")
     cells = experiment.cells(preset=preset, seeds=seeds, overrides=overrides)
     mine = {cell.key(): cell for cell in cells}
     if shard is not None:
         mine = {key: mine[key] for key in shard_of(list(mine), *shard)}
 
-    _check_components(list(mine.values()))
-
     store = ResultStore(out)
-    plan = _plan(experiment, cells, preset, overrides or {})
-    store.save_plan(plan["name"], plan)
     finished = [key for key in mine if store.result(key) is not None]
     outcomes = [CellOutcome(key, mine[key].label(), "reused") for key in finished]
     pending = [cell for key, cell in mine.items() if key not in finished]
+    if pending:
+        _check_components(pending, here=executor == "local")
+    plan = _plan(experiment, cells, preset, overrides or {})
+    store.save_plan(plan["name"], plan)
 
     work = functools.partial(attempt_cell, root=store.root, checkpoint_every=checkpoint_every)
     lost = functools.partial(_record_loss, store=store)
@@ -191,14 +194,36 @@ def shard_of(keys: Sequence[str], index: int, n_shards: int) -> list[str]:
     return sorted(keys)[index::n_shards]
 
 
-def _check_components(cells: Sequence[RunConfig]) -> None:
-    """Finds what would make cells fail one after the other: unknown names, missing data."""
-    for name in {cell.strategy.name for cell in cells}:
-        clpack.strategies.describe(name)
+def _check_components(cells: Sequence[RunConfig], *, here: bool) -> None:
+    """Finds what would make cells fail one after the other: settings that cannot be, missing data.
+
+    Args:
+        cells: the cells to compute.
+        here: whether this machine computes them.
+    """
+    from .build import check_benchmark, check_device, check_model, check_strategy  # imports Avalanche: seconds
+
+    for cell in _distinct(cells, "device"):
+        check_device(cell.device, here=here)
+    for cell in _distinct(cells, "strategy", "train_epochs", "train_mb_size", "eval_mb_size"):
+        check_strategy(cell)
+    for cell in _distinct(cells, "stream", "seed"):
+        check_benchmark(cell)
+    for cell in _distinct(cells, "stream", "model"):
+        check_model(cell)
     for name, root in {(cell.stream.name, cell.stream.options.get("dataset_root")) for cell in cells}:
         data_set = clpack.benchmarks.describe(name).data_set
         if data_set is not None:
             check_files(data_set, root)
+
+
+def _distinct(cells: Sequence[RunConfig], *names: str) -> list[RunConfig]:
+    """Returns one cell for each combination of the settings called ``names``, options of components included."""
+    chosen: dict[str, RunConfig] = {}
+    for cell in cells:
+        settings = {key: value for key, value in cell.settings().items() if key.partition(".")[0] in names}
+        chosen.setdefault(json.dumps(settings, sort_keys=True), cell)
+    return list(chosen.values())
 
 
 def _record_loss(config: RunConfig, reason: str, *, store: ResultStore) -> CellOutcome:

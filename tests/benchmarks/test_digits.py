@@ -129,6 +129,19 @@ class TestPermutedDigits:
         original, permuted = (e.dataset[0][0].flatten() for e in PermutedDigits(2).test_stream)
         assert permuted[:3].tolist() == [original[24], original[39], original[52]]
 
+    def test_without_seed_the_state_of_the_global_generator_decides(self) -> None:
+        torch.manual_seed(11)
+        drawn = int(torch.randint(4_000_001, ()))
+        torch.manual_seed(11)
+        state = torch.get_rng_state()
+        first, second = PermutedDigits(2, seed=None), PermutedDigits(2, seed=None)
+        assert torch.equal(torch.get_rng_state(), state)
+        images, labels = _source("test")
+        p = np.random.RandomState(1000 * drawn + 1).permutation(64)
+        for benchmark in (first, second, PermutedDigits(2, seed=drawn)):
+            found_images, found_labels, _ = _content(benchmark.test_stream[1])
+            assert _sorted_rows(found_images, found_labels) == _sorted_rows(images[:, p], labels)
+
     def test_default_is_domain_incremental(self) -> None:
         benchmark = PermutedDigits()
         assert len(benchmark.train_stream) == 8
@@ -167,6 +180,12 @@ def test_same_arguments_same_stream_and_global_generators_untouched(create: Call
         assert all(torch.equal(a, b) for a, b in zip(_content(one), _content(other), strict=True))
 
 
+def test_largest_seeds() -> None:
+    assert sorted(SplitDigits(seed=2**64 - 1).classes_order) == list(range(10))
+    original, permuted = (e.dataset[0][0].flatten() for e in PermutedDigits(2, seed=4_000_000).test_stream)
+    assert torch.equal(permuted, original[np.random.RandomState(4_000_000_001).permutation(64)])
+
+
 def test_other_seeds_give_other_streams() -> None:
     assert len({tuple(SplitDigits(seed=seed).classes_order) for seed in range(4)}) == 4
     streams = [PermutedDigits(2, seed=seed).train_stream[1].dataset[0][0] for seed in range(4)]
@@ -183,6 +202,11 @@ def test_other_seeds_give_other_streams() -> None:
         ({"n_experiences": True}, TypeError, "n_experiences must be an integer, got True"),
         ({"seed": "1"}, TypeError, "seed must be an integer, got '1'"),
         ({"seed": -1}, ValueError, "seed must not be negative, got -1"),
+        (
+            {"seed": 2**64},
+            ValueError,
+            "seed must be at most 18446744073709551615 for this stream, got 184467440737095516",
+        ),
         ({"fixed_class_order": [0, 1, 1, 2, 0]}, ValueError, r"each class once, got \[0, 1\] more than once"),
         ({"fixed_class_order": [0, 10, -1]}, ValueError, r"classes 0\.\.9, got the unknown \[-1, 10\]"),
         ({"fixed_class_order": [0.5]}, TypeError, "integer classes, got 0.5 of type float"),
@@ -205,8 +229,9 @@ def test_split_digits_refuses(arguments: dict[str, Any], error: type[Exception],
     [
         ({"n_experiences": 0}, ValueError, "n_experiences must be at least 1, got 0"),
         ({"n_experiences": "8"}, TypeError, "n_experiences must be an integer, got '8'"),
-        ({"seed": None}, TypeError, "seed must be an integer, got None"),
+        ({"seed": 1.5}, TypeError, "seed must be an integer, got 1.5"),
         ({"seed": -3}, ValueError, "seed must not be negative, got -3"),
+        ({"seed": 4_000_001}, ValueError, "seed must be at most 4000000 for this stream, got 4000001"),
     ],
 )
 def test_permuted_digits_refuses(arguments: dict[str, Any], error: type[Exception], message: str) -> None:

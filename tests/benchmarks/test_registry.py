@@ -5,11 +5,14 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 import clpack.benchmarks as benchmarks
-from clpack.benchmarks import describe, describe_data_sets, get, names
+from clpack.benchmarks import check, describe, describe_data_sets, get, names
 
 
 def test_every_stream_is_described_exported_and_takes_the_common_arguments() -> None:
@@ -72,6 +75,40 @@ def test_unknown_or_missing_argument() -> None:
         get("SplitMNIST")
     with pytest.raises(TypeError, match=r"SplitMNIST needs the argument n_experiences, got \['seed'\]"):
         get("SplitMNIST", seed=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "error", "message"),
+    [
+        ("SplitDigits", {"n_experiences": 3}, ValueError, "must divide the 10 classes evenly: got 3"),
+        ("SplitCIFAR100", {"n_experiences": 3}, ValueError, "must divide the 100 classes evenly: got 3"),
+        (
+            "SplitFMNIST",
+            {"n_experiences": 5, "first_batch_with_half_classes": True},
+            ValueError,
+            "first experience of 5",
+        ),
+        ("SplitMNIST", {"n_experiences": 5, "fixed_class_order": [1, 1]}, ValueError, "each class once"),
+        ("PermutedMNIST", {"n_experiences": 0}, ValueError, "n_experiences must be at least 1, got 0"),
+        ("PermutedMNIST", {"n_experiences": 3, "seed": 2**32}, ValueError, "seed must be at most 4294967295"),
+        ("PermutedDigits", {"seed": 4_000_001}, ValueError, "seed must be at most 4000000 for this stream"),
+        ("RotatedMNIST", {"n_experiences": 3, "fixed_class_order": [1]}, TypeError, "unknown RotatedMNIST argument"),
+        ("SplitMNIST", {}, TypeError, "SplitMNIST needs the argument n_experiences, got none"),
+        ("SplitMNITS", {}, ValueError, "unknown stream 'SplitMNITS': did you mean 'SplitMNIST'"),
+    ],
+)
+def test_check_refuses(name: str, arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        check(name, **arguments)
+
+
+@pytest.mark.parametrize("name", names())
+def test_check_needs_no_data_and_leaves_the_global_generator(name: str, tmp_path: Path) -> None:
+    state = torch.get_rng_state()
+    for seed in (None, 7, describe(name).largest_seed):
+        check(name, n_experiences=5, seed=seed, dataset_root=str(tmp_path))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_such_attribute() -> None:

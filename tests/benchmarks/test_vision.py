@@ -47,7 +47,7 @@ def _put(monkeypatch: pytest.MonkeyPatch, root: Path, name: str, content: dict[s
     for path, data in content.items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_bytes(data)
-    forged = DataSet(name, "https://example.org", "Forge it.", tuple(DataFile(*item) for item in md5.items()))
+    forged = DataSet(name, "https://example.org", tuple(DataFile(*item, f"{name}.zip") for item in md5.items()))
     monkeypatch.setitem(files._DATA_SETS, name, forged)
     return md5
 
@@ -197,7 +197,19 @@ def test_rotated_mnist_rotates(root: Path) -> None:
         (SplitFMNIST, {"n_experiences": 5, "fixed_class_order": [10]}, ValueError, r"0\.\.9, got the unknown \[10\]"),
         (PermutedMNIST, {"n_experiences": 0}, ValueError, "at least 1, got 0"),
         (PermutedMNIST, {"n_experiences": 2, "seed": -1}, ValueError, "seed must not be negative, got -1"),
+        (
+            PermutedMNIST,
+            {"n_experiences": 2, "seed": 2**32},
+            ValueError,
+            "seed must be at most 4294967295 for this str",
+        ),
         (RotatedMNIST, {"n_experiences": 2, "seed": 0.5}, TypeError, "seed must be an integer, got 0.5"),
+        (
+            SplitMNIST,
+            {"n_experiences": 5, "class_ids_from_zero_in_each_exp": True, "class_ids_from_zero_from_first_exp": True},
+            ValueError,
+            "mutually exclusive, got True for both",
+        ),
         (SplitMNIST, {}, TypeError, "n_experiences"),
         (SplitMNIST, {"n_experiences": 5, "seeds": 1}, TypeError, "seeds"),
     ],

@@ -186,11 +186,10 @@ def test_fingerprint():
     assert same == fingerprint()
     assert fingerprint(seed=1)["sha256"] != same["sha256"]
     assert fingerprint(n_experiences=2)["sha256"] != same["sha256"]
+    assert fingerprint(seed=None) == fingerprint(seed=1)  # the seed of the cell
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_missing_gpu(tmp_path):
-    summary = run_experiment(TABLE, out=tmp_path, overrides={"device": "cuda"})
-    assert {outcome.reason for outcome in summary.with_status("failed")} == {
-        "ValueError: device is 'cuda', but torch sees no CUDA device; use --set device=cpu"
-    }
+def test_a_missing_gpu_is_found_where_the_cell_is_computed(tmp_path):
+    (config,) = TABLE.cells(overrides={"device": "cuda:999"})[:1]
+    with pytest.raises(ValueError, match=r"device is 'cuda:999', but torch sees \d+ CUDA devices here; use --set dev"):
+        cell.run_cell(config, ResultStore(tmp_path))

@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import gzip
+import hashlib
+import itertools
+import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -8,6 +13,8 @@ from types import SimpleNamespace
 import pytest
 
 import clpack.experiments
+from clpack.benchmarks import files
+from clpack.benchmarks.files import DataFile, DataSet
 from clpack.experiments import tables
 from clpack.experiments.cli import main
 from clpack.experiments.config import METRICS
@@ -20,8 +27,8 @@ EXPERIMENT = Experiment(
     name="testing/small",
     title="A small table",
     paper="",
-    rows=(Row("SGD", Component("Naive", {"lr": 0.1, "nesterov": False})),),
-    columns=(Column("Digits", Component("SplitDigits"), Component("MLP")),),
+    rows=(Row("SGD", Component("Naive", {"lr": 0.1, "maximize": False})),),
+    columns=(Column("Digits", Component("SplitDigits", {"n_experiences": 5}), Component("MLP")),),
     seeds=(1, 2),
     presets={"smoke": {"seeds": (9,)}},
 )
@@ -123,15 +130,39 @@ def test_command_line_beats_file_beats_table(cells, tmp_path):
         (5, 2, 1e-3),
     ]
     cells.clear()
-    main(["run", "testing/small", "--config", str(file), "--seeds", "6", "--set", "train_epochs=3", "device=cuda"])
+    main(["run", "testing/small", "--config", str(file), "--seeds", "6", "--set", "train_epochs=3", "num_threads=2"])
     (cell,) = cells
-    assert (cell.seed, cell.train_epochs, cell.strategy.options["lr"], cell.device) == (6, 3, 1e-3, "cuda")
+    assert (cell.seed, cell.train_epochs, cell.strategy.options["lr"], cell.num_threads) == (6, 3, 1e-3, 2)
+
+
+@pytest.mark.parametrize("joined", [False, True])
+@pytest.mark.parametrize("place", range(4))
+def test_command_line_beats_file_wherever_it_stands(cells, tmp_path, place, joined):
+    file = tmp_path / "options.yaml"
+    file.write_text(f"seeds: [4, 5]\nout: {tmp_path / 'out'}\nset: {{train_epochs: 2, num_threads: 2}}\n")
+    options = [["testing/small"], ["--seeds", "6"], ["--set", "train_epochs=3"]]
+    options.insert(place, [f"--config={file}"] if joined else ["--config", str(file)])
+    assert main(["run", *itertools.chain(*options)]) == 0
+    (cell,) = cells
+    assert (cell.seed, cell.train_epochs, cell.num_threads) == (6, 3, 2)
+
+
+@pytest.mark.parametrize("settings", ["[train_epochs=2, strategy.lr=0.5]", "{train_epochs: 2, strategy.lr: 0.5}"])
+def test_settings_in_a_file(settings, cells, tmp_path):
+    file = tmp_path / "options.yaml"
+    file.write_text(f"out: {tmp_path / 'out'}\nset: {settings}\n")
+    assert main(["run", "testing/small", "--config", str(file), "--seeds", "1"]) == 0
+    assert main(["run", "testing/small", "--config", str(file), "--seeds", "1", "--set", "strategy.lr=1"]) == 0
+    assert [(cell.train_epochs, cell.strategy.options["lr"]) for cell in cells] == [(2, 0.5), (2, 1)]
+    file.write_text(f"out: {tmp_path / 'out'}\nset:\n")
+    assert main(["run", "testing/small", "--config", str(file), "--seeds", "1"]) == 0
+    assert (cells[-1].train_epochs, cells[-1].strategy.options["lr"]) == (1, 0.1)
 
 
 def test_smoke_shard_and_values(cells, tmp_path):
     out = ["--out", str(tmp_path / "out")]
-    main(["run", "testing/small", "--smoke", "--set", "strategy.nesterov=true", *out])
-    assert [(cell.seed, cell.strategy.options["nesterov"]) for cell in cells] == [(9, True)]
+    main(["run", "testing/small", "--smoke", "--set", "strategy.maximize=true", *out])
+    assert [(cell.seed, cell.strategy.options["maximize"]) for cell in cells] == [(9, True)]
     main(["run", "testing/small", "--shard", "0/2", *out])
     main(["run", "testing/small", "--shard", "1/2", *out])
     assert sorted(cell.seed for cell in cells) == [1, 2, 9]
@@ -166,6 +197,15 @@ def test_an_interrupt(monkeypatch, tmp_path, capsys):
         ),
         (["run", "testing/small", "--set", "train_epochs"], "--set takes KEY=VALUE, got 'train_epochs'"),
         (["run", "testing/small", "--set", "strategy.lr=big"], "strategy.lr must be a number"),
+        (["run", "testing/small", "--set", "strategy.lr=0"], "lr must be positive, got 0"),
+        (["run", "testing/small", "--set", "strategy.memory=3"], "unknown setting 'strategy.memory'"),
+        (["run", "testing/small", "--set", "model=Foo"], "unknown model 'Foo': expected one of MLP, ReducedResNet18"),
+        (
+            ["run", "testing/small", "--set", "device=banana"],
+            "device must be one of torch, such as cpu, cuda or cuda:1",
+        ),
+        (["run", "testing/small", "--set", "stream.n_experiences=3"], "got 3, expected one of [1, 2, 5, 10]"),
+        (["run", "testing/small", "--address", "head:6379"], "add --executor ray"),
         (["run", "testing/small", "--seeds", "1,x"], "1,x"),
         (["run", "testing/small", "--shard", "3"], "I/N"),
         (["run", "testing/small", "--shard", "2/2"], "shard must be I/N with 0 <= I < N, got 2/2"),
@@ -174,7 +214,11 @@ def test_an_interrupt(monkeypatch, tmp_path, capsys):
         (["run", "testing/small", "--preset", "shrt"], "unknown preset 'shrt': expected one of paper, smoke"),
         (["run", "testing/small", "--preset", "short", "--smoke"], "drop one"),
         (["run", "testing/small", "--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["run", "testing/small", "--config"], "argument --config: expected one argument"),
         (["run", "testing/small", "--job", "2", "--frobnicate"], "unrecognized arguments"),
+        (["data", "prepare", "mnist"], "clpack data: unknown data set 'mnist': did you mean 'MNIST'?"),
+        (["data", "prepare", "MNIST", "--from", "nowhere"], "there is no file or folder nowhere"),
+        (["data"], "{list,verify,prepare}"),
         (["report", "nowhere"], "clpack report: no results in"),
         (["frobnicate"], "invalid choice: 'frobnicate'"),
         ([], "it was not provided"),
@@ -190,6 +234,33 @@ def test_bad_input_is_one_line_and_status_2(arguments, message, tmp_path, capsys
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.parametrize("settings", ["5", "[train_epochs: 2]", "[[1]]", "text", "{5: 1}", "{strategy: {lr: 1}}"])
+@pytest.mark.parametrize("more", [[], ["--set", "train_epochs=3"]])
+def test_bad_settings_in_a_file(settings, more, tmp_path, capsys):
+    file = tmp_path / "options.yaml"
+    file.write_text(f"out: {tmp_path / 'out'}\nset: {settings}\n")
+    status, error = failure(["run", "testing/small", "--config", str(file), *more], capsys)
+    assert (status, error.count("\n")) == (2, 1)
+    assert re.search("--set takes KEY=VALUE, got|unknown setting '5'|strategy must be text such as 'Naive'", error)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    status, error = failure(["run", "testing/small", "--out", str(tmp_path / "file")], capsys)
+    assert (status, error.count("\n")) == (2, 1)
+    assert f"Not a directory: '{tmp_path}/file" in error
+
+
+def test_output_that_nobody_reads():
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "clpack.experiments.cli", "list", "streams"]
+    process = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (process.returncode, process.stderr) == (141, "")
+
+
 def test_unknown_key_in_a_file(tmp_path, capsys):
     file = tmp_path / "options.yaml"
     file.write_text("seedz: [1]\n")
@@ -203,6 +274,23 @@ def test_data(tmp_path, capsys):
     assert "MNIST: 4 files" in capsys.readouterr().out
     assert main(["data", "verify", "--dataset-root", str(tmp_path)]) == 1
     assert f"problem  {tmp_path}/MNIST/raw/train-images-idx3-ubyte: missing" in capsys.readouterr().out
+
+
+def test_prepare_data(tmp_path, capsys, monkeypatch):
+    letters = DataFile("letters/a", hashlib.md5(b"abc").hexdigest(), "letters/a.gz")
+    monkeypatch.setitem(files._DATA_SETS, "Letters", DataSet("Letters", "https://example.org", (letters,)))
+    (tmp_path / "a.gz").write_bytes(gzip.compress(b"abc"))
+    command = ["data", "prepare", "Letters", "--dataset-root", str(tmp_path / "root")]
+    assert failure(command, capsys) == (
+        2,
+        f"clpack data: Letters cannot be unpacked without {tmp_path}/root/letters/a.gz: get what is missing from "
+        "https://example.org and put it there, or name it, or its folder, with --from\n",
+    )
+    assert main([*command, "--from", str(tmp_path / "a.gz")]) == 0
+    assert capsys.readouterr().out == f"unpacked {tmp_path}/root/letters/a\n"
+    assert (tmp_path / "root/letters/a").read_bytes() == b"abc"
+    assert main(command) == 0
+    assert capsys.readouterr().out == "Letters is there already\n"
 
 
 def test_answers_without_torch():

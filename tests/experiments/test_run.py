@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import itertools
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import torch
 
+from clpack.experiments import build, executors
 from clpack.experiments.config import Column, Component, Experiment, Row
 from clpack.experiments.run import run_experiment, shard_of
 from clpack.experiments.store import ResultStore
@@ -15,7 +18,7 @@ TABLE = Experiment(
     title="A table",
     paper="",
     rows=(Row("SGD", Component("Naive", {"lr": 0.1})), Row("Replay", Component("Replay", {"lr": 0.1}))),
-    columns=(Column("Digits", Component("SplitDigits"), Component("MLP")),),
+    columns=(Column("Digits", Component("SplitDigits", {"n_experiences": 5}), Component("MLP")),),
     seeds=(1, 2),
     presets={"smoke": {"seeds": (9,)}},
 )
@@ -144,6 +147,14 @@ def test_what_a_run_prints_goes_to_a_file(cell, tmp_path, capsys):
         ({"preset": "short"}, "unknown preset 'short'"),
         ({"overrides": {"stream": "SplitDigit"}}, "unknown stream 'SplitDigit': did you mean 'SplitDigits'"),
         ({"overrides": {"strategy": "replai"}}, "unknown strategy 'replai': did you mean 'Replay'"),
+        ({"overrides": {"strategy.lr": 0}}, "lr must be positive, got 0"),
+        ({"overrides": {"model": "Foo"}}, "unknown model 'Foo': expected one of MLP, ReducedResNet18"),
+        ({"overrides": {"model": "ReducedResNet18"}}, "input_size must be at least 25 pixels .*, got 8"),
+        ({"overrides": {"device": "banana"}}, "device must be one of torch, such as cpu, cuda or cuda:1, got 'banana'"),
+        ({"overrides": {"device": "cuda:999"}}, r"device is 'cuda:999', but torch sees \d+ CUDA devices here"),
+        ({"overrides": {"stream.n_experiences": 3}}, "must divide the 10 classes evenly: got 3, expected one of"),
+        ({"seeds": [3, 2**64]}, "seed must be at most 18446744073709551615 for this stream, got 18446744073709551616"),
+        ({"address": "head:6379"}, "address is for Ray, got 'head:6379' with executor 'local'; add --executor ray"),
     ],
 )
 def test_bad_input_is_found_before_anything_runs(cell, tmp_path, arguments, message):
@@ -151,6 +162,68 @@ def test_bad_input_is_found_before_anything_runs(cell, tmp_path, arguments, mess
         run_experiment(TABLE, out=tmp_path, **arguments)
     assert cell.calls == []
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("component", "options", "message"),
+    [
+        ("strategy", {"lr": 0.1, "memory": 3}, "unknown Replay option 'memory'"),
+        ("strategy", {"lr": 0.1, "mem_size": 0}, "mem_size must be at least 1, got 0"),
+        ("strategy", {"lr": 0.1, "device": "cpu"}, "unknown Replay option 'device'"),
+        ("stream", {"n_experience": 5}, "unknown SplitDigits argument 'n_experience': did you mean 'n_experiences'"),
+        (
+            "model",
+            {"hidden": [8]},
+            r"unknown MLP option 'hidden': .*expected one of dropout, head, hidden_sizes, input_s",
+        ),
+        ("model", {"hidden_sizes": [0]}, r"hidden_sizes must hold at least one positive width, got \(0,\)"),
+        ("model", {"num_classes": 3}, "unknown MLP option 'num_classes'"),
+        ("model", {"head": "double"}, "head must be 'single', 'masked', 'incremental' or 'multi', got 'double'"),
+    ],
+)
+def test_bad_options_are_found_before_anything_runs(cell, tmp_path, component, options, message):
+    column, row = TABLE.columns[0], TABLE.rows[1]
+    if component == "strategy":
+        row = replace(row, strategy=Component("Replay", options))
+    else:
+        column = replace(column, **{component: replace(getattr(column, component), options=options)})
+    with pytest.raises((ValueError, TypeError), match=message):
+        run_experiment(replace(TABLE, rows=(row,), columns=(column,)), out=tmp_path)
+    assert cell.calls == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_each_component_is_checked_once(cell, tmp_path, monkeypatch):
+    checked = []
+    for name in ("check_strategy", "check_benchmark", "check_model"):
+        monkeypatch.setattr(build, name, lambda config, name=name: checked.append((name, config.label())))
+    monkeypatch.setattr(build, "check_device", lambda device, here: checked.append((device, here)))
+    run_experiment(TABLE, out=tmp_path, seeds=[1, 2])
+    assert checked == [
+        ("cpu", True),
+        ("check_strategy", "SGD on Digits, seed 1"),
+        ("check_strategy", "Replay on Digits, seed 1"),
+        ("check_benchmark", "SGD on Digits, seed 1"),
+        ("check_benchmark", "SGD on Digits, seed 2"),
+        ("check_model", "SGD on Digits, seed 1"),
+    ]
+    checked.clear()
+    run_experiment(TABLE, out=tmp_path, seeds=[1, 2])
+    assert checked == []  # everything is finished
+
+
+def test_the_checks_draw_no_random_numbers(cell, tmp_path):
+    state = torch.get_rng_state()
+    run_experiment(TABLE, out=tmp_path)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_gpu_may_be_missing_here_when_ray_computes(cell, tmp_path, monkeypatch):
+    monkeypatch.setattr(executors, "on_ray", lambda work, cells, **options: map(work, cells))
+    overrides = {"device": "cuda:999"}
+    assert statuses(run_experiment(TABLE, out=tmp_path, seeds=[1], overrides=overrides, executor="ray")) == ["done"] * 2
+    with pytest.raises(ValueError, match="got 'banana'"):
+        run_experiment(TABLE, out=tmp_path, overrides={"device": "banana"}, executor="ray")
 
 
 def test_missing_data_is_found_before_anything_runs(cell, tmp_path, monkeypatch):
