@@ -41,13 +41,14 @@ def with_head(model: Any, head: Head) -> nn.Module:
     missing = [name for name in ("features", "num_features", "linear") if not hasattr(model, name)]
     if missing:
         raise TypeError(f"{type(model).__name__} has no {', '.join(missing)}: give a classifier of clpack.models")
+    network: nn.Module = model
     if head == "single":
-        return model  # type: ignore[no-any-return]
+        return network
     if head == "masked":
         return TaskMaskedModel(model, model.linear.out_features)
     if head == "incremental":
         model.linear = IncrementalClassifier(model.num_features, initial_out_features=1)
-        return model  # type: ignore[no-any-return]
+        return network
     if head == "multi":
         return MultiHeadModel(model)
     raise ValueError(f"head must be 'single', 'masked', 'incremental' or 'multi', got {head!r}")

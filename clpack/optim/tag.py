@@ -27,14 +27,12 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ._batches import Batch, Weights
+
 __all__ = ["TAG"]
 
 Base = Literal["rmsprop", "adagrad", "adam"]
 BiasCorrection = Literal["task", "epoch"]
-
-# Below this many roots of the smallest normal number (1e-14 in float32) the squares of a moment may underflow, and its
-# cosines fade to those of a vanishing one. Such a tensor does not move anyway: its gradients are far below eps.
-_VANISHING = 1e5
 
 _DEFAULT_BETAS: dict[str, tuple[float, float]] = {
     "rmsprop": (0.9, 0.99),
@@ -101,8 +99,8 @@ class TAG(Optimizer):
         if bias_correction not in ("task", "epoch"):
             raise ValueError(f"bias_correction must be 'task' or 'epoch', got {bias_correction!r}")
         self.progress: dict[str, Any] = {"task": 0, "begun": False, "open": True, "finished": [], "steps": {0: 0}}
-        self._weights: dict[Tensor, _Weights] = {}
-        self._batches: dict[int, list[_Batch]] = {}
+        self._weights: dict[Tensor, Weights] = {}
+        self._batches: dict[int, list[Batch]] = {}
         defaults = {
             "lr": lr,
             "base": base,
@@ -185,7 +183,7 @@ class TAG(Optimizer):
     # ----------------------------------------------------------------------------------------------------- step
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # as torch's own
         """Updates every parameter that has a gradient; the others keep their values and their moments.
 
         Args:
@@ -207,7 +205,7 @@ class TAG(Optimizer):
                 self._update(batch, group)
         return loss
 
-    def _batches_of(self, index: int, params: list[Tensor]) -> list[_Batch]:
+    def _batches_of(self, index: int, params: list[Tensor]) -> list[Batch]:
         """Splits the tensors of group ``index`` that have gradients into batches that are updated together.
 
         The split is kept while the same tensors have gradients: most of the time of a step on small tensors would
@@ -223,7 +221,7 @@ class TAG(Optimizer):
             if cast(Tensor, param.grad).is_sparse:
                 raise RuntimeError("TAG does not support sparse gradients; use layers with dense ones (sparse=False)")
             split[self._open_row(param), param.device, param.dtype].append(position)
-        self._batches[index] = [_Batch(params, positions, self.state) for positions in split.values()]
+        self._batches[index] = [Batch(params, positions, self.state) for positions in split.values()]
         return self._batches[index]
 
     def _open_row(self, param: Tensor) -> int:
@@ -252,7 +250,7 @@ class TAG(Optimizer):
             state["norms"][-1] = None
         return len(state["tasks"])
 
-    def _update(self, batch: _Batch, group: dict[str, Any]) -> None:
+    def _update(self, batch: Batch, group: dict[str, Any]) -> None:
         """One step on the tensors of a batch: equations (1) to (6) of the class."""
         beta1, beta2 = group["betas"]
         grads = [cast(Tensor, param.grad) for param in batch.params]
@@ -290,7 +288,7 @@ class TAG(Optimizer):
             for batch in batches:
                 if batch.count:
                     for param, latest, total in zip(batch.params, batch.latest, batch.total, strict=True):
-                        self._weights.setdefault(param, _Weights()).add(latest, total, batch.count)
+                        self._weights.setdefault(param, Weights()).add(latest, total, batch.count)
                     batch.forget()
 
     def alphas(self) -> list[Tensor]:
@@ -383,89 +381,13 @@ class TAG(Optimizer):
         super().load_state_dict({name: part for name, part in state_dict.items() if name != "progress"})
         params = [param for group in self.param_groups for param in group["params"]]
         self._batches = {}
-        self._weights = {params[k]: _Weights(**entry) for k, entry in progress.pop("weights").items()}
+        self._weights = {params[k]: Weights(**entry) for k, entry in progress.pop("weights").items()}
         self.progress = progress
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy needs beyond the groups and the state, which is all that torch copies."""
         self._collect_weights()
         return {**super().__getstate__(), "progress": self.progress, "_weights": self._weights, "_batches": {}}
-
-
-class _Weights:
-    """The task weights of one tensor: those of its latest step, and their sum over the steps of the epoch."""
-
-    def __init__(self, latest: Tensor | None = None, total: Tensor | None = None, count: int = 0) -> None:
-        self.latest, self.total, self.count = latest, total, count
-
-    def add(self, latest: Tensor, total: Tensor, count: int) -> None:
-        self.latest = latest
-        self.total = total if self.total is None else self.total + total
-        self.count += count
-
-    def restart(self) -> None:
-        self.total, self.count = None, 0
-
-    @property
-    def mean(self) -> Tensor:
-        mean: Tensor = cast(Tensor, self.total) / self.count
-        return mean
-
-
-class _Batch:
-    """Tensors with equally many rows, on one device and of one dtype, with views of their state.
-
-    Args:
-        params: all tensors of the parameter group that have gradients.
-        positions: which of them belong to this batch.
-        state: ``optimizer.state``, in which their last rows are those of the current task.
-    """
-
-    def __init__(self, params: list[Tensor], positions: list[int], state: dict[Tensor, dict[str, Any]]) -> None:
-        self.positions = positions
-        self.params = [params[position] for position in positions]
-        self.first = [state[param]["first"] for param in self.params]
-        self.second = [state[param]["second"] for param in self.params]
-        self.moments = [first[-1] for first in self.first]
-        self.squares = [second[-1] for second in self.second]
-        self.seconds = [second.t() for second in self.second]
-        self.latest = self.total = torch.empty(0)
-        self.count = 0
-
-    def fits(self, params: list[Tensor], state: dict[Tensor, dict[str, Any]]) -> bool:
-        """Whether the batch is still at its place among ``params``, and its views are of what ``state`` holds."""
-        return all(
-            params[position] is param
-            and entry.get("first") is first
-            and entry.get("second") is second
-            and entry["shape"] == param.shape
-            for position, param, entry, first, second in zip(
-                self.positions, self.params, map(state.__getitem__, self.params), self.first, self.second, strict=True
-            )
-        )
-
-    def weigh(self, b: float, own_weight: float) -> Tensor:
-        """Equations (3) and (4): the weights of the tasks, shape ``(tensors, rows)``.
-
-        The last row of ``first`` is the current moment itself, so one product per tensor gives the numerators of the
-        cosines and the squared norm.
-        """
-        alphas: Tensor = self.moments[0].new_empty((len(self.params), len(self.first[0])))
-        if alphas.shape[1] > 1:
-            for first, moment, row in zip(self.first, self.moments, alphas, strict=True):
-                torch.mv(first, moment, out=row)
-            norms = alphas[:, -1:].sqrt().clamp_min_(_VANISHING * torch.finfo(alphas.dtype).tiny ** 0.5)
-            alphas.div_(norms).clamp_(-1.0, 1.0).mul_(-b).exp_()
-        alphas[:, -1] = own_weight
-        self.latest = alphas
-        self.total = alphas.clone() if self.count == 0 else self.total.add_(alphas)
-        self.count += 1
-        return alphas
-
-    def forget(self) -> None:
-        """Starts to gather weights anew."""
-        self.latest = self.total = torch.empty(0)
-        self.count = 0
 
 
 def _check_group(group: dict[str, Any], defaults: dict[str, Any]) -> None:

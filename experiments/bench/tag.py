@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,7 @@ class AuthorsRMSProp:
     @torch.no_grad()
     def step(self) -> None:
         for param, first, second in zip(self.params, self.first, self.second, strict=True):
-            gradient: Tensor = param.grad  # type: ignore[assignment]  # the bench sets all gradients
+            gradient = cast(Tensor, param.grad)
             first[-1].mul_(0.9).add_(gradient, alpha=0.1)
             second[-1].mul_(0.99).addcmul_(gradient, gradient, value=0.01)
             current = first[-1].flatten() / first[-1].norm()
