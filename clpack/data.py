@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -44,15 +45,16 @@ class TensorImages(Dataset[tuple[Tensor, int]]):
         return self.images[index], self.targets[index]
 
 
-class BatchTransform:
+class BatchTransform(ABC):
     """A deterministic transform of images ``(..., C, H, W)``: applied to a batch it equals itself on each image.
 
     Subclass it and write ``__call__(self, images)`` to let a transform of your own run once per batch in the
     batch-gathering loader instead of once per sample.
     """
 
+    @abstractmethod
     def __call__(self, images: Tensor) -> Tensor:
-        raise NotImplementedError(f"{type(self).__name__} must define __call__")
+        """Transforms images of shape ``(..., C, H, W)``."""
 
 
 class PixelPermutation(BatchTransform):

@@ -182,8 +182,9 @@ class TAG(Optimizer):
 
     # ----------------------------------------------------------------------------------------------------- step
 
+    # torch declares two overloads of step(), with and without a closure; this one signature stands for both.
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # as torch's own
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Updates every parameter that has a gradient; the others keep their values and their moments.
 
         Args:

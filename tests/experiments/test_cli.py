@@ -280,15 +280,15 @@ def test_prepare_data(tmp_path, capsys, monkeypatch):
     letters = DataFile("letters/a", hashlib.md5(b"abc").hexdigest(), "letters/a.gz")
     monkeypatch.setitem(files._DATA_SETS, "Letters", DataSet("Letters", "https://example.org", (letters,)))
     (tmp_path / "a.gz").write_bytes(gzip.compress(b"abc"))
-    command = ["data", "prepare", "Letters", "--dataset-root", str(tmp_path / "root")]
+    command = ["data", "prepare", "Letters", "--dataset-root", str(tmp_path / "store")]
     assert failure(command, capsys) == (
         2,
-        f"clpack data: Letters cannot be unpacked without {tmp_path}/root/letters/a.gz: get what is missing from "
+        f"clpack data: Letters cannot be unpacked without {tmp_path}/store/letters/a.gz: get what is missing from "
         "https://example.org and put it there, or name it, or its folder, with --from\n",
     )
     assert main([*command, "--from", str(tmp_path / "a.gz")]) == 0
-    assert capsys.readouterr().out == f"unpacked {tmp_path}/root/letters/a\n"
-    assert (tmp_path / "root/letters/a").read_bytes() == b"abc"
+    assert capsys.readouterr().out == f"unpacked {tmp_path}/store/letters/a\n"
+    assert (tmp_path / "store/letters/a").read_bytes() == b"abc"
     assert main(command) == 0
     assert capsys.readouterr().out == "Letters is there already\n"
 
