@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .heads import MultiHeadModel, TaskMaskedModel, with_head
     from .loader import ExperienceLoader, InMemoryLoaderPlugin, RandomStreamsPlugin
     from .logging import LogFile, MetricsCSVLogger
+    from .pruning import InfoBatchPlugin, PruningPlugin, TracePlugin, is_scoring
     from .tag import TAG, TAGPlugin
 
 _MODULES = {
@@ -36,15 +37,18 @@ _MODULES = {
     "CheckpointPlugin": "checkpoint",
     "ExperienceLoader": "loader",
     "InMemoryLoaderPlugin": "loader",
+    "InfoBatchPlugin": "pruning",
     "LogFile": "logging",
     "MetricsCSVLogger": "logging",
     "MultiHeadModel": "heads",
     "PhaseCosts": "evaluation",
+    "PruningPlugin": "pruning",
     "RandomStreamsPlugin": "loader",
     "SAMPLE_ID": "data",
     "TAG": "tag",
     "TAGPlugin": "tag",
     "TaskMaskedModel": "heads",
+    "TracePlugin": "pruning",
     "add_samples": "data",
     "attach_sample_ids": "data",
     "average_accuracy_metrics": "evaluation",
@@ -52,6 +56,7 @@ _MODULES = {
     "dataset_field": "data",
     "decode_sample_ids": "data",
     "encode_sample_ids": "data",
+    "is_scoring": "pruning",
     "keep_samples": "data",
     "maybe_load_checkpoint": "checkpoint",
     "phase_cost_metrics": "evaluation",
@@ -69,14 +74,17 @@ __all__ = [
     "CheckpointPlugin",
     "ExperienceLoader",
     "InMemoryLoaderPlugin",
+    "InfoBatchPlugin",
     "LogFile",
     "MetricsCSVLogger",
     "MultiHeadModel",
     "PhaseCosts",
+    "PruningPlugin",
     "RandomStreamsPlugin",
     "StrategyInfo",
     "TAGPlugin",
     "TaskMaskedModel",
+    "TracePlugin",
     "add_samples",
     "attach_sample_ids",
     "average_accuracy_metrics",
@@ -87,6 +95,7 @@ __all__ = [
     "describe",
     "encode_sample_ids",
     "get",
+    "is_scoring",
     "keep_samples",
     "maybe_load_checkpoint",
     "names",

@@ -40,7 +40,14 @@ from ._flat import attribute_values, flatten
 from ._graph import ATOMS, walk
 from ._state import read_header, read_state, write_state
 
-__all__ = ["CheckpointPlugin", "ResumableLoader", "maybe_load_checkpoint", "save_checkpoint"]
+__all__ = [
+    "CheckpointPlugin",
+    "ResumableLoader",
+    "host_random_state",
+    "maybe_load_checkpoint",
+    "save_checkpoint",
+    "set_host_random_state",
+]
 
 # Set anew by every call of `train` and `eval`; in an experience they are Avalanche's to prepare.
 _TRANSIENT = frozenset(
@@ -118,7 +125,10 @@ def maybe_load_checkpoint(
 class CheckpointPlugin(SupervisedPlugin):
     """Saves checkpoints inside experiences, from which :func:`maybe_load_checkpoint` lets the training go on.
 
-    Put it first in the plugin list. Every ``train`` call begins by saving the state between experiences; after that
+    Put it first in the plugin list. A plugin that changes the data or the loader in the middle of an experience defines
+    ``on_resume(strategy)`` and does it again there: it is called once the state inside is restored.
+
+    Every ``train`` call begins by saving the state between experiences; after that
     the state inside is saved every so often. Train one experience per ``train`` call: in a call with several, only
     the first is saved inside, and a resumed run repeats the rest.
 
@@ -162,6 +172,7 @@ class CheckpointPlugin(SupervisedPlugin):
         self.unique_objects = unique_objects
         self._token = ""
         self._experience = -1
+        self._epochs = 0  # of this experience, the current one included; the clock may be set back
         self._resume: dict[str, Any] | None = None
 
     def checkpoint_state(self) -> dict[str, Any]:
@@ -186,6 +197,7 @@ class CheckpointPlugin(SupervisedPlugin):
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Leaves out the epochs that are done; the restored state puts ``train_epochs`` back."""
+        self._epochs = 0
         if self._resume is None:
             return
         current = str(strategy.experience.current_experience)
@@ -194,10 +206,12 @@ class CheckpointPlugin(SupervisedPlugin):
                 f"the checkpoint was taken inside experience {self._resume['trained']}, but training goes on with "
                 f"experience {current}; train on train_stream[start:] with the start that was returned on loading"
             )
-        strategy.train_epochs -= int(self._resume["epochs"])
+        self._epochs = int(self._resume["epochs"])
+        strategy.train_epochs -= self._epochs
 
     def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
         """Puts a :class:`ResumableLoader` around the loader."""
+        self._epochs += 1
         if not isinstance(strategy.dataloader, ResumableLoader):
             strategy.dataloader = ResumableLoader(strategy.dataloader, strategy, self)
 
@@ -208,14 +222,14 @@ class CheckpointPlugin(SupervisedPlugin):
             return False
         if self.mode == "iteration":
             return bool(clock.train_exp_iterations % self.save_every == 0)
-        return bool(batches == 0 and clock.train_exp_epochs % self.save_every == 0)
+        return batches == 0 and (self._epochs - 1) % self.save_every == 0
 
     def save_inside(self, strategy: Any, position: dict[str, Any]) -> None:
         """Saves the state inside the current experience, at a position of :class:`ResumableLoader`."""
         header = {
             "token": self._token,
             "trained": str(strategy.experience.current_experience),
-            "epochs": str(strategy.clock.train_exp_epochs),
+            "epochs": str(self._epochs - 1),
         }
         _save(strategy, _inside(self.path), self.unique_objects, header, position)
 
@@ -225,6 +239,9 @@ class CheckpointPlugin(SupervisedPlugin):
             return None
         resume, self._resume = self._resume, None
         root = _load(strategy, resume["path"], resume["unique_objects"], resume["map_location"])
+        for plugin in strategy.plugins:
+            if hasattr(plugin, "on_resume"):
+                plugin.on_resume(strategy)
         position: dict[str, Any] = root["position"]
         return position
 
@@ -266,13 +283,13 @@ class ResumableLoader:
             if batches < len(self) and self._plugin.is_due(self._strategy, batches) and not resumed:
                 self._plugin.save_inside(self._strategy, position)
             resumed = False
-            before = _host_random_state() if noting else None
+            before = host_random_state() if noting else None
             iterator = iter(self.inner) if iterator is None else iterator
             try:
                 minibatch = next(iterator)
             except StopIteration:
                 return
-            after = _host_random_state() if noting else None
+            after = host_random_state() if noting else None
             if before != after:
                 if before != replayed:
                     position["draws"][batches] = before
@@ -281,14 +298,14 @@ class ResumableLoader:
 
     def _forward(self, position: dict[str, Any]) -> Iterator[Any]:
         """Returns an iterator after as many mini-batches as the position says; the global random states stay."""
-        now = _host_random_state()
+        now = host_random_state()
         iterator: Any = None
         for batches in range(position["batches"]):
             if batches in position["draws"]:
-                _set_host_random_state(position["draws"][batches])
+                set_host_random_state(position["draws"][batches])
             iterator = iter(self.inner) if iterator is None else iterator
             next(iterator)
-        _set_host_random_state(now)
+        set_host_random_state(now)
         forwarded: Iterator[Any] = iterator
         return forwarded
 
@@ -309,7 +326,7 @@ def _save(
     root = {
         "model": strategy.model,  # first, so that parameters are met where the live model has them
         "strategy": strategy,
-        "random": {"host": _host_random_state(), "cuda": cuda},
+        "random": {"host": host_random_state(), "cuda": cuda},
         "position": position,
     }
     write_state(path, header, root, unique_objects=unique_objects, skip=_is_transient)
@@ -318,7 +335,7 @@ def _save(
 def _load(strategy: Any, path: Path, unique_objects: Any, map_location: torch.device | str | None) -> dict[str, Any]:
     live = {"model": strategy.model, "strategy": strategy}
     root = read_state(path, live, unique_objects=unique_objects, skip=_is_transient, map_location=map_location)
-    _set_host_random_state(root["random"]["host"])
+    set_host_random_state(root["random"]["host"])
     for device, state in enumerate(root["random"]["cuda"][: torch.cuda.device_count()]):
         torch.cuda.set_rng_state(state.cpu(), device)
     return root
@@ -400,13 +417,13 @@ def _grows(module: torch.nn.Module) -> bool:
     return isinstance(module, DynamicModule) and type(module).adaptation not in inherited
 
 
-def _host_random_state() -> tuple[Any, ...]:
+def host_random_state() -> tuple[Any, ...]:
     """Returns the states of Python's, NumPy's and torch's global generators, comparable with ``==``."""
     name, key, *rest = np.random.mtrand.get_state()
     return random.getstate(), (name, np.asarray(key).tobytes(), *rest), torch.get_rng_state().numpy().tobytes()
 
 
-def _set_host_random_state(state: tuple[Any, ...]) -> None:
+def set_host_random_state(state: tuple[Any, ...]) -> None:
     python, (name, key, *rest), on_cpu = state
     random.setstate(python)
     np.random.mtrand.set_state((name, np.frombuffer(key, np.uint32), *rest))

@@ -46,6 +46,7 @@ __all__ = [
     "encode_sample_ids",
     "keep_samples",
     "replace_samples",
+    "set_experience_data",
     "synthetic_dataset",
 ]
 
@@ -101,7 +102,7 @@ def attach_sample_ids(strategy: Any) -> None:
     data = data._shallow_clone_dataset()
     data._data_attributes = attributes
     data.sample_id = ids
-    _set_experience_data(strategy, data)
+    set_experience_data(strategy, data)
 
 
 def dataset_field(dataset: Any, name: str) -> Tensor:
@@ -182,7 +183,7 @@ def keep_samples(strategy: Any, sample_ids: Tensor, *, storage: Storage = "train
         return data.subset(stays.nonzero().flatten().tolist())
 
     if storage == "training":
-        _set_experience_data(strategy, subset(strategy.experience.dataset))
+        set_experience_data(strategy, subset(strategy.experience.dataset))
     _set_training_data(strategy, subset(adapted), loader_kwargs)
 
 
@@ -201,7 +202,7 @@ def add_samples(strategy: Any, dataset: Any, *, storage: Storage = "original", *
     _check_storage(storage)
     _check_fields(strategy.adapted_dataset, dataset)
     if storage == "training":
-        _set_experience_data(strategy, strategy.experience.dataset.concat(dataset))
+        set_experience_data(strategy, strategy.experience.dataset.concat(dataset))
     _set_training_data(strategy, strategy.adapted_dataset.concat(dataset), loader_kwargs)
 
 
@@ -220,7 +221,7 @@ def replace_samples(strategy: Any, dataset: Any, *, storage: Storage = "original
     _check_storage(storage)
     _check_fields(strategy.adapted_dataset, dataset)
     if storage == "training":
-        _set_experience_data(strategy, dataset)
+        set_experience_data(strategy, dataset)
     _set_training_data(strategy, dataset.train(), loader_kwargs)
 
 
@@ -315,7 +316,7 @@ def _check_fields(adapted: Any, dataset: Any) -> None:
         raise ValueError("dataset is empty, expected at least one sample")
 
 
-def _set_experience_data(strategy: Any, dataset: Any) -> None:
+def set_experience_data(strategy: Any, dataset: Any) -> None:
     """Lets storage policies, and all that reads ``strategy.experience``, see ``dataset``."""
     experience = copy.copy(strategy.experience)
     experience._dataset = dataset  # the newer experiences have no setter

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -27,7 +27,20 @@ from clpack.randomness import derive_seed, generator_for
 from ._gather import GatheredData, NotGatherableError
 from .checkpoint import ResumableLoader
 
-__all__ = ["ExperienceLoader", "InMemoryLoaderPlugin", "RandomStreamsPlugin"]
+__all__ = [
+    "ExperienceLoader",
+    "InMemoryLoaderPlugin",
+    "RandomStreamsPlugin",
+    "inner_loader",
+    "loader_generators",
+    "narrowed_loader",
+    "replace_inner_loader",
+]
+
+_TORCH_OPTIONS = (
+    *("batch_size", "num_workers", "collate_fn", "pin_memory", "drop_last", "timeout", "worker_init_fn"),
+    *("multiprocessing_context", "generator", "prefetch_factor", "persistent_workers"),
+)
 
 
 class ExperienceLoader:
@@ -211,6 +224,85 @@ class RandomStreamsPlugin(SupervisedPlugin):
 
     def _seed_global_generators(self, *names: str | int) -> None:
         RNGManager.set_random_seeds(derive_seed(self.seed, *names) % 2**32)  # NumPy takes 32 bits
+
+
+def inner_loader(strategy: Any) -> Any:
+    """Returns the loader of the strategy without the wrappers of this module and of checkpoints."""
+    loader = strategy.dataloader
+    while (wrapped := _wrapped(loader)) is not None:
+        loader = getattr(loader, wrapped)
+    return loader
+
+
+def replace_inner_loader(strategy: Any, loader: Any) -> None:
+    """Puts ``loader`` in the place of :func:`inner_loader`; the wrappers stay, with their random generators."""
+    holder, name = strategy, "dataloader"
+    while (wrapped := _wrapped(getattr(holder, name))) is not None:
+        holder, name = getattr(holder, name), wrapped
+        vars(holder).pop("_gathered", None)
+    setattr(holder, name, loader)
+
+
+def loader_generators(strategy: Any) -> list[torch.Generator]:
+    """Returns the generators that the order of the training data is drawn from; none if it is the global one."""
+    loader = strategy.dataloader
+    while (wrapped := _wrapped(loader)) is not None:
+        if isinstance(loader, ExperienceLoader):
+            return loader.generators
+        loader = getattr(loader, wrapped)
+    return []
+
+
+def narrowed_loader(loader: Any, narrow: Callable[[Any], Any]) -> Any:
+    """Returns a loader like another one that serves a part of its data.
+
+    The batches are put together as before: so many samples of each dataset, the memory of a replay loader included.
+
+    Args:
+        loader: a torch ``DataLoader`` or one of Avalanche's.
+        narrow: takes each of its datasets and returns what remains of it, or the dataset itself if it is of another
+            origin, such as a memory. Something has to remain of each.
+
+    Raises:
+        TypeError: if the loader is of another kind.
+        ValueError: if nothing remains of a dataset.
+    """
+    if isinstance(loader, MultiDatasetDataLoader):
+        datasets = [narrow(dataset) for dataset in loader.datasets]
+    elif _is_torch_loader(loader):
+        datasets = [narrow(loader.dataset)]
+    else:
+        raise TypeError(
+            f"the training data is served by a {type(loader).__name__}, which cannot be narrowed to some of the "
+            "samples; put the plugin that made it aside, or use a loader of torch or of Avalanche"
+        )
+    if empty := [position for position, dataset in enumerate(datasets) if len(dataset) == 0]:
+        raise ValueError(f"nothing remains of dataset {empty[0]} of the loader; keep at least one sample of it")
+    if not isinstance(loader, MultiDatasetDataLoader):
+        options = {name: getattr(loader, name) for name in _TORCH_OPTIONS}
+        shuffle = isinstance(loader.sampler, RandomSampler)
+        return DataLoader(datasets[0], shuffle=shuffle, **options)
+    # The epoch ends with the part of the current data that is the longest now, not with a memory.
+    steps = [
+        -1 if dataset is before else -(-len(dataset) // size)
+        for dataset, before, size in zip(datasets, loader.datasets, loader.batch_sizes, strict=True)
+    ]
+    return MultiDatasetDataLoader(
+        datasets,
+        loader.batch_sizes,
+        termination_dataset=steps.index(max(steps)) if max(steps) > 0 else loader.termination_dataset,
+        oversample_small_datasets=loader.oversample_small_datasets,
+        distributed_sampling=loader.distributed_sampling,
+        never_ending=loader.never_ending,
+        **loader.loader_kwargs,
+    )
+
+
+def _wrapped(loader: Any) -> str | None:
+    """Returns the name of the attribute in which a wrapper holds its loader; None if it is no wrapper."""
+    if isinstance(loader, ResumableLoader):
+        return "inner"
+    return "loader" if isinstance(loader, ExperienceLoader) else None
 
 
 def _experience_loader(strategy: Any) -> ExperienceLoader:

@@ -1,0 +1,788 @@
+"""Data pruning in Avalanche: recording training dynamics, pruning once, and pruning anew in every epoch.
+
+Each plugin works in any strategy, alone or beside replay, EWC, LwF, TAG, multi-head models and checkpoints. They attach
+sample ids to the data (see :mod:`clpack.strategies.data`), so put them before plugins that read the data, such as
+replay, and after :class:`~clpack.strategies.CheckpointPlugin` and :class:`~clpack.strategies.RandomStreamsPlugin`.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from avalanche.core import SupervisedPlugin
+from avalanche.evaluation.metric_results import MetricValue
+from avalanche.models import MultiTaskModule
+from avalanche.training.templates.base_sgd import PeriodicEval
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from clpack.files import atomic_path
+from clpack.pruning import ClassCounts, InfoBatch, OnlineTrace, Selection, Trace, get_score, select
+from clpack.randomness import generator_for
+
+from ._snapshot import Snapshot
+from .data import (
+    SAMPLE_ID,
+    attach_sample_ids,
+    batch_field,
+    dataset_field,
+    decode_sample_ids,
+    encode_sample_ids,
+    set_experience_data,
+)
+from .loader import inner_loader, narrowed_loader, replace_inner_loader
+
+__all__ = ["InfoBatchPlugin", "PruningPlugin", "TracePlugin", "is_scoring"]
+
+Values = NDArray[Any] | Tensor
+Phase = Literal["idle", "scoring", "training"]
+
+_FEW_PRESENTATIONS = 5  # below, forgetting counts are nearly all equal
+_QUANTILES = (0, 25, 50, 75, 100)
+
+
+def is_scoring(strategy: Any) -> bool:
+    """Whether the strategy trains only to score its samples, in the first phase of a :class:`PruningPlugin`.
+
+    Plugins that change the training data, as adversarial training does, leave it alone then.
+    """
+    return any(isinstance(plugin, PruningPlugin) and plugin.is_scoring for plugin in strategy.plugins)
+
+
+class TracePlugin(SupervisedPlugin):
+    """Records loss, correctness and margin of every training sample at every presentation.
+
+    They are those of the forward pass that the update is made from, with the labels trained on. Samples are told apart
+    by their ids, so shuffling, workers, oversampling and pruning change nothing.
+
+    Args:
+        score: record only what this score of :data:`clpack.pruning.SCORES` needs, in memory that does not grow with
+            the number of epochs. Default: None, everything.
+        score_options: options of the score, while training.
+        replayed: also record samples of earlier experiences when they are replayed: they continue the trace of their
+            own experience. Default: False, they are ignored. Synthetic samples always are.
+        save_to: folder for the traces, ``experience_000.npz`` and so on; needs ``score=None``. Default: None, not
+            saved.
+
+    Attributes:
+        traces: the :class:`~clpack.pruning.Trace` of each experience (or its
+            :class:`~clpack.pruning.OnlineTrace`, if a ``score`` is given); row numbers are those of the experience's
+            original dataset. An experience that comes again continues its trace.
+
+    Raises:
+        ValueError: if there is no such score, it needs more than a trace, or a trace of one score is to be saved.
+    """
+
+    def __init__(
+        self,
+        score: str | None = None,
+        *,
+        score_options: Mapping[str, Any] | None = None,
+        replayed: bool = False,
+        save_to: str | os.PathLike[str] | None = None,
+    ) -> None:
+        super().__init__()
+        if score is None and score_options:
+            raise ValueError(f"score_options is {dict(score_options)}, but no score is given; name one or leave it out")
+        if score is not None:
+            OnlineTrace(1, score, **(score_options or {}))  # complains at once
+            if save_to is not None:
+                raise ValueError("save_to needs a whole trace, score=None; the scores are in traces[...].score()")
+        self.score = score
+        self.score_options = dict(score_options or {})
+        self.replayed = replayed
+        self.save_to = save_to
+        self.traces: dict[int, Any] = {}
+
+    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+        """Attaches sample ids, and begins the trace of the experience."""
+        attach_sample_ids(strategy)
+        current = strategy.experience.current_experience
+        if current not in self.traces:
+            num_samples = _num_rows(strategy)
+            if self.score is None:
+                self.traces[current] = Trace(num_samples, num_presentations_hint=strategy.train_epochs)
+            else:
+                self.traces[current] = OnlineTrace(num_samples, self.score, **self.score_options)
+
+    def after_forward(self, strategy: Any, **kwargs: Any) -> None:
+        """Records the mini-batch."""
+        experiences, rows = decode_sample_ids(batch_field(strategy, SAMPLE_ID))
+        current = strategy.experience.current_experience
+        for experience in self.traces if self.replayed else (current,):
+            own = torch.where(experiences == experience, rows, -1)
+            self.traces[experience].record(own, strategy.mb_output, strategy.mb_y)
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Saves the trace."""
+        current = strategy.experience.current_experience
+        if self.save_to is not None:
+            self.traces[current].metadata = {"experience": current, "epochs": strategy.train_epochs}
+            self.traces[current].save(_file(self.save_to, current))
+
+    def checkpoint_state(self) -> dict[str, Any]:
+        """Returns the traces."""
+        return {"traces": self.traces}
+
+    def load_checkpoint_state(self, state: dict[str, Any]) -> None:
+        """Goes on with saved traces."""
+        self.traces = state["traces"]
+
+
+class PruningPlugin(SupervisedPlugin):
+    r"""Scores the samples of each experience, removes some, and trains on the rest.
+
+    At the start of an experience the strategy trains on all of its samples for ``scoring_epochs``, as it always does:
+    with its other plugins and, if there is one, with its memory. The samples are scored, the selected ones removed,
+    and then, with ``reset``, everything goes back to where it was at the start of the experience: model, optimizer,
+    schedulers, the state of the other plugins, the clock and the random generators. ``train_epochs`` on the samples
+    kept follow. If nothing is removed, the result is bit for bit that without this plugin.
+
+    Nothing of the scoring phase reaches metrics, loggers or periodic evaluation. After it, these values are logged,
+    all named ``.../train_phase/ExpEEE``: ``Pruning_Kept_Fraction``; ``Pruning_Kept`` and ``Pruning_Removed`` of each
+    class (``.../ClassCCC``); quantiles of the scores, ``Pruning_Score`` (``.../QQQQ``, in percent);
+    ``Pruning_Undefined``, samples without a score, which are kept; and ``Pruning_Scoring_Seconds``.
+
+    Args:
+        score: a name in :data:`clpack.pruning.SCORES`. Scores of gradients and EL2N are taken from the model as it is
+            after the scoring epochs, on images without training augmentation; the others from the scoring epochs.
+            With ``"random"`` no scoring epochs are run.
+        remove_fraction: of the samples of each experience, in [0, 1). Default: 0.4, unless a count is given.
+        remove_count: how many samples of each experience are removed, instead of a fraction.
+        scoring_epochs: epochs of the scoring phase.
+        reset: whether to go back to the start of the experience. If False, the scoring epochs are the first of the
+            ``train_epochs`` and are logged as such; the rest of them is trained on the samples kept, with the state of
+            the optimizer (such as its momentum) as it was at the start of the experience.
+        scores: the scores of each experience, of shape ``(N,)`` by the index of the experience, if they are known.
+            Then there is no scoring phase, and ``score`` only says which end is removed.
+        score_options: further arguments of the function of the score. EL2N takes ``source="training"`` for the mean
+            over the scoring epochs, as in the code of CCS, instead of ``"checkpoint"``.
+        remove: ``"highest"`` or ``"lowest"``. Default: that of the score.
+        class_cap: see :func:`clpack.pruning.select`.
+        min_per_class: how many samples of each class are kept at least; 0 lets whole classes go. Default: None, it is
+            an error if a whole class would be removed.
+        tie_break: ``"index"`` or ``"random"``, see :func:`clpack.pruning.select`.
+        selection: another way to select, called as ``selection(scores, targets=targets)``, both of shape ``(N,)``,
+            and returning a :class:`clpack.pruning.Selection`; e.g. ``functools.partial(coverage_centric,
+            keep_fraction=0.3, cutoff_fraction=0.1)``. Default: None, :func:`clpack.pruning.select` with the above.
+        buffer_source: what storage policies, and importances such as those of EWC, see after training: the
+            ``"pruned"`` samples or the ``"full"`` experience.
+        seed: of random scores and random ties.
+        save_to: folder for the results, one ``experience_000.npz`` per experience with the arrays ``scores`` (float64,
+            NaN where undefined) and ``targets`` (int64), both ``(N,)``, the rows ``kept`` and ``removed``, the
+            ``sample_ids`` of both (``kept_ids``, ``removed_ids``), and a JSON ``header``. Default: None, not saved.
+
+    Attributes:
+        scores: of each pruned experience, float64 of shape ``(N,)``; rows are those of its original dataset.
+        selections: the rows kept and removed, and their numbers by class, of each pruned experience.
+
+    Raises:
+        ValueError: if an argument is out of range or there is no such score; in training, if a whole class would go,
+            everything would go, or known scores are missing or of another length.
+        TypeError: if ``selection`` cannot be called.
+    """
+
+    def __init__(
+        self,
+        score: str = "epoch_loss",
+        *,
+        remove_fraction: float | None = None,
+        remove_count: int | None = None,
+        scoring_epochs: int = 10,
+        reset: bool = True,
+        scores: Mapping[int, Values] | None = None,
+        score_options: Mapping[str, Any] | None = None,
+        remove: Literal["highest", "lowest"] | None = None,
+        class_cap: int | Literal["balanced"] | None = None,
+        min_per_class: int | None = None,
+        tie_break: Literal["index", "random"] = "index",
+        selection: Callable[..., Selection] | None = None,
+        buffer_source: Literal["pruned", "full"] = "pruned",
+        seed: int = 0,
+        save_to: str | os.PathLike[str] | None = None,
+    ) -> None:
+        super().__init__()
+        entry = get_score(score)
+        if remove_fraction is None and remove_count is None and selection is None:
+            remove_fraction = 0.4
+        if isinstance(scoring_epochs, bool) or not isinstance(scoring_epochs, int) or scoring_epochs < 0:
+            raise ValueError(f"scoring_epochs must be a number of epochs, at least 0, got {scoring_epochs!r}")
+        if tie_break not in ("index", "random"):
+            raise ValueError(f"tie_break must be 'index' or 'random', got {tie_break!r}")
+        if buffer_source not in ("pruned", "full"):
+            raise ValueError(f"buffer_source must be 'pruned' or 'full', got {buffer_source!r}")
+        if remove not in (None, "highest", "lowest"):
+            raise ValueError(f"remove must be 'highest', 'lowest' or None for that of the score, got {remove!r}")
+        if selection is not None and not callable(selection):
+            raise TypeError(f"selection must be a function of scores and targets, got {selection!r}")
+        if selection is not None and (remove_fraction is not None or remove_count is not None):
+            raise ValueError("give either selection or how much to remove, got both")
+        needs_training = scores is None and (entry.running is not None or _takes_training(score, score_options))
+        if needs_training and scoring_epochs == 0:
+            raise ValueError(f"score {score!r} is taken from the scoring epochs, got scoring_epochs=0; give at least 1")
+        if score == "forgetting" and needs_training and scoring_epochs < _FEW_PRESENTATIONS:
+            warnings.warn(
+                f"{scoring_epochs} scoring epochs leave nearly all forgetting counts equal; take more epochs, or a "
+                "score such as 'mli', 'aum' or 'el2n'",
+                stacklevel=2,
+            )
+        self.score = score
+        self.remove_fraction = remove_fraction
+        self.remove_count = remove_count
+        self.scoring_epochs = 0 if scores is not None or score == "random" else scoring_epochs
+        self.reset = reset
+        self.known_scores = None if scores is None else dict(scores)
+        self.score_options = dict(score_options or {})
+        self.remove = entry.remove if remove is None else remove
+        self.class_cap = class_cap
+        self.min_per_class = min_per_class
+        self.tie_break = tie_break
+        self.selection = selection
+        self.buffer_source = buffer_source
+        self.seed = seed
+        self.save_to = save_to
+        self.scores: dict[int, NDArray[np.float64]] = {}
+        self.selections: dict[int, Selection] = {}
+        self._phase: Phase = "idle"
+        self._scored_epochs = 0
+        self._trained_epochs = 0
+        self._seconds = 0.0
+        self._recorder = _recorder(1, self.score, self.score_options) if needs_training else None
+        self._needs_training = needs_training
+        self._start: Snapshot | None = None
+        self._optimizer_state: dict[Any, Any] = {}
+        self._evaluator_was_active = True
+        self._eval_streams: Any = None
+        self._check_amount(10**9)
+
+    @property
+    def is_scoring(self) -> bool:
+        """Whether the strategy is in the scoring phase of an experience."""
+        return self._phase == "scoring"
+
+    def before_training(self, strategy: Any, **kwargs: Any) -> None:
+        """Checks what goes together."""
+        if sum(isinstance(plugin, PruningPlugin) for plugin in strategy.plugins) > 1:
+            raise ValueError("the strategy has more than one PruningPlugin; give a selection that does what both do")
+        if not self.reset and self.scoring_epochs >= strategy.train_epochs:
+            raise ValueError(
+                f"with reset=False the {self.scoring_epochs} scoring epochs are the first of train_epochs, which must "
+                f"be more, got {strategy.train_epochs}"
+            )
+
+    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+        """Attaches sample ids, and checks what is known already."""
+        attach_sample_ids(strategy)
+        current, num_samples = strategy.experience.current_experience, _num_rows(strategy)
+        self._check_amount(num_samples)
+        if self.known_scores is not None:
+            if current not in self.known_scores:
+                raise ValueError(f"scores has no entry for experience {current}, only for {sorted(self.known_scores)}")
+            found = tuple(self.known_scores[current].shape)
+            if found != (num_samples,):
+                raise ValueError(
+                    f"scores[{current}] must hold one score for each of the {num_samples} samples of the experience, "
+                    f"got shape {found}"
+                )
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Plans the scoring epochs: with ``reset`` they come before the others."""
+        self._phase = "scoring"
+        self._scored_epochs = self._trained_epochs = 0
+        self._seconds = 0.0
+        if self._needs_training:
+            self._recorder = _recorder(_num_rows(strategy), self.score, self.score_options)
+        if self.reset:
+            strategy.train_epochs += self.scoring_epochs
+
+    def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        """Begins the scoring phase, or ends it and prunes."""
+        if self._phase == "training":
+            if self.reset and self._trained_epochs == strategy.train_epochs:  # scoring was stopped before its time
+                strategy.stop_training()
+            return
+        if self._scored_epochs == 0 and not strategy._stop_training:
+            self._begin_scoring(strategy)
+        if self._scored_epochs == self.scoring_epochs or (self.reset and strategy._stop_training):
+            strategy._stop_training = False
+            self._prune(strategy)
+
+    def after_forward(self, strategy: Any, **kwargs: Any) -> None:
+        """Records the mini-batch in the scoring phase."""
+        if self._phase == "scoring" and self._recorder is not None:
+            experiences, rows = decode_sample_ids(batch_field(strategy, SAMPLE_ID))
+            own = torch.where(experiences == strategy.experience.current_experience, rows, -1)
+            self._recorder.record(own, strategy.mb_output, strategy.mb_y)
+
+    def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        """Counts."""
+        if self._phase == "scoring":
+            self._scored_epochs += 1
+        else:
+            self._trained_epochs += 1
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Ends the work on the experience."""
+        if self._phase == "scoring":  # another plugin stopped the training
+            self._end_scoring(strategy)
+        self._phase = "idle"
+
+    def on_resume(self, strategy: Any) -> None:
+        """Narrows the data again, after a checkpoint inside an experience was loaded."""
+        if self._phase == "training":
+            self._restore_evaluation(strategy)
+            self._narrow(strategy)
+
+    def checkpoint_state(self) -> dict[str, Any]:
+        """Returns how far the work is; the arguments are those of the plugin built anew."""
+        return {name: getattr(self, name) for name in _STATE}
+
+    def load_checkpoint_state(self, state: dict[str, Any]) -> None:
+        """Goes on from a saved state."""
+        for name in _STATE:
+            setattr(self, name, state[name])
+
+    def _check_amount(self, num_samples: int) -> None:
+        """Complains of arguments that no scores of so many samples could make sense of."""
+        if self.selection is None:
+            count = self.remove_count
+            if count is not None and count >= num_samples:
+                raise ValueError(
+                    f"remove_count must leave at least one of the {num_samples} samples of an experience, got {count}"
+                )
+            select(
+                np.zeros(4),
+                remove_fraction=self.remove_fraction,
+                remove_count=None if count is None else min(count, 3),
+                targets=np.zeros(4, dtype=np.int64),
+                class_cap=self.class_cap,
+                min_per_class=self.min_per_class or 0,
+            )
+
+    def _begin_scoring(self, strategy: Any) -> None:
+        """Remembers where everything is, and puts metrics and evaluation aside."""
+        self._seconds = -time.perf_counter()
+        self._evaluator_was_active, self._eval_streams = strategy.evaluator.active, strategy._eval_streams
+        if self.scoring_epochs == 0:
+            return
+        if not self.reset:
+            self._optimizer_state = copy.deepcopy(strategy.optimizer.state_dict()["state"])
+            return
+        strategy.train_epochs -= self.scoring_epochs  # the loop has counted them, the others need not
+        for plugin in strategy.plugins:
+            if isinstance(plugin, PeriodicEval):
+                plugin.before_training_exp(strategy)
+        self._start = Snapshot(strategy, without=self)
+        strategy.evaluator.active = False
+        strategy._eval_streams = []
+
+    def _prune(self, strategy: Any) -> None:
+        current = strategy.experience.current_experience
+        rows, targets = _own_rows(strategy)
+        scores = self._scores(strategy)
+        selection = self._selected(scores[rows], targets, current)
+        self.scores[current] = scores
+        self.selections[current] = Selection(rows[selection.kept], rows[selection.removed], selection.counts)
+        self._end_scoring(strategy)
+        self._narrow(strategy)
+        self._publish(strategy)
+        if self.save_to is not None:
+            self._save(current, rows, targets, self.save_to)
+
+    def _scores(self, strategy: Any) -> NDArray[np.float64]:
+        current, num_samples = strategy.experience.current_experience, _num_rows(strategy)
+        if self.known_scores is not None:
+            known = self.known_scores[current]
+            return np.asarray(known.detach().cpu() if isinstance(known, Tensor) else known, dtype=np.float64)
+        if self._recorder is not None:
+            scores: NDArray[np.float64] = self._recorder.score()
+            return scores
+        entry = get_score(self.score)
+        if "model" not in entry.requires and self.score != "el2n":
+            return entry.function(num_samples, generator=generator_for(self.seed, "random scores", current))
+        return _model_scores(strategy, self.score, self.score_options, num_samples)
+
+    def _selected(self, scores: NDArray[np.float64], targets: NDArray[np.int64], experience: int) -> Selection:
+        """Returns the positions to keep, of which there is at least one, and of each class unless told otherwise."""
+        if self.selection is not None:
+            selection = self.selection(scores, targets=targets)
+        else:
+            selection = select(
+                scores,
+                remove_fraction=self.remove_fraction,
+                remove_count=self.remove_count,
+                remove=self.remove,
+                targets=targets,
+                class_cap=self.class_cap,
+                min_per_class=self.min_per_class or 0,
+                tie_break=self.tie_break,
+                generator=generator_for(self.seed, "ties", experience),
+            )
+        if len(selection.kept) == 0:
+            raise ValueError(f"nothing would be left of experience {experience}; remove fewer samples")
+        classes, index = np.unique(targets, return_inverse=True)
+        kept = np.bincount(index[selection.kept], minlength=len(classes))
+        if self.min_per_class is None and (kept == 0).any():
+            raise ValueError(
+                f"all samples of class {', '.join(map(str, classes[kept == 0]))} of experience {experience} would be "
+                "removed; remove fewer, keep some of each with min_per_class or class_cap='balanced', or give "
+                "min_per_class=0 to let whole classes go"
+            )
+        removed = np.bincount(index, minlength=len(classes)) - kept
+        counts = zip(classes.tolist(), kept.tolist(), removed.tolist(), strict=True)
+        return Selection(
+            selection.kept, selection.removed, {label: ClassCounts(stay, go) for label, stay, go in counts}
+        )
+
+    def _end_scoring(self, strategy: Any) -> None:
+        self._seconds += time.perf_counter()
+        if self._start is not None:
+            self._start.restore(strategy, without=self)
+        elif self.scoring_epochs and not self.reset:
+            groups = strategy.optimizer.state_dict()["param_groups"]
+            strategy.optimizer.load_state_dict({"state": self._optimizer_state, "param_groups": groups})
+        self._restore_evaluation(strategy)
+        self._start, self._optimizer_state, self._recorder = None, {}, None
+        self._phase = "training"
+
+    def _restore_evaluation(self, strategy: Any) -> None:
+        strategy.evaluator.active = self._evaluator_was_active
+        strategy._eval_streams = self._eval_streams
+
+    def _narrow(self, strategy: Any) -> None:
+        """Lets the strategy train on the samples kept, from this epoch on."""
+        current = strategy.experience.current_experience
+        kept = encode_sample_ids(current, torch.from_numpy(self.selections[current].kept))
+        replace_inner_loader(strategy, narrowed_loader(inner_loader(strategy), _keeping(current, kept)))
+        strategy.adapted_dataset = _keeping(current, kept)(strategy.adapted_dataset)
+        if self.buffer_source == "pruned":
+            set_experience_data(strategy, _keeping(current, kept)(strategy.experience.dataset))
+
+    def _publish(self, strategy: Any) -> None:
+        current = strategy.experience.current_experience
+        scores, selection = self.scores[current], self.selections[current]
+        rows = np.concatenate((selection.kept, selection.removed))
+        defined = scores[rows][~np.isnan(scores[rows])]
+        values: dict[str, float] = {
+            "Pruning_Kept_Fraction": len(selection.kept) / len(rows),
+            "Pruning_Undefined": len(rows) - len(defined),
+            "Pruning_Scoring_Seconds": self._seconds,
+        }
+        for label, (kept, removed) in selection.counts.items():
+            values[f"Pruning_Kept/Class{label:03d}"] = kept
+            values[f"Pruning_Removed/Class{label:03d}"] = removed
+        finite = defined[np.isfinite(defined)]
+        for percent in _QUANTILES if len(finite) else ():
+            values[f"Pruning_Score/Q{percent:03d}"] = float(np.percentile(finite, percent))
+        for name, value in values.items():
+            head, _, tail = name.partition("/")
+            full_name = "/".join(filter(None, (head, f"train_phase/Exp{current:03d}", tail)))
+            step = strategy.clock.train_iterations
+            strategy.evaluator.publish_metric_value(MetricValue(self, full_name, float(value), step))
+
+    def _save(self, current: int, rows: NDArray[np.int64], targets: NDArray[np.int64], folder: Any) -> None:
+        scores, selection = self.scores[current], self.selections[current]
+        labels = np.full(len(scores), -1, dtype=np.int64)
+        labels[rows] = targets
+        header = {
+            "format": "clpack pruning",
+            "version": 1,
+            "experience": current,
+            "score": self.score,
+            "score_options": self.score_options,
+            "scoring_epochs": self.scoring_epochs,
+            "remove": self.remove,
+            "remove_fraction": self.remove_fraction,
+            "remove_count": self.remove_count,
+        }
+        with atomic_path(_file(folder, current)) as partial, partial.open("wb") as file:
+            np.savez_compressed(
+                file,
+                header=np.array(json.dumps(header)),
+                scores=scores,
+                targets=labels,
+                kept=selection.kept,
+                removed=selection.removed,
+                kept_ids=encode_sample_ids(current, torch.from_numpy(selection.kept)).numpy(),
+                removed_ids=encode_sample_ids(current, torch.from_numpy(selection.removed)).numpy(),
+            )
+
+    def __str__(self) -> str:
+        return "Pruning"
+
+
+class InfoBatchPlugin(SupervisedPlugin):
+    r"""InfoBatch: every epoch skips a random part of the samples with low loss, and weighs up the rest of them.
+
+    See :class:`clpack.pruning.InfoBatch` for the method and its deviations from the authors' code. The weights are
+    applied to the loss of the strategy, which must be the mean over the mini-batch of a loss of each sample; replayed
+    samples have weight 1. An epoch has fewer iterations where samples are skipped: a scheduler that steps with every
+    iteration has to be told.
+
+    Args:
+        prune_probability: which share of the samples below the mean loss is skipped, in [0, 0.9].
+        delta: which share of the epochs may prune, in [0, 1].
+        weight: ``"exact"`` or ``"nominal"``.
+        seed: of the run.
+
+    Attributes:
+        presentations: how many samples of each experience the epochs so far were made of, and how many there were
+            without pruning: ``{experience: (shown, full)}``.
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    References:
+        [1] Z. Qin et al. InfoBatch: Lossless Training Speed Up by Unbiased Dynamic Data Pruning. ICLR 2024,
+            arXiv:2303.04947.
+    """
+
+    def __init__(
+        self,
+        *,
+        prune_probability: float = 0.5,
+        delta: float = 0.875,
+        weight: Literal["exact", "nominal"] = "exact",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.prune_probability = prune_probability
+        self.delta = delta
+        self.weight = weight
+        self.seed = seed
+        self.presentations: dict[int, tuple[int, int]] = {}
+        self._pruning = self._infobatch(1, 1, 0, "cpu")
+        self._epoch = 0
+        self._kept = torch.empty(0, dtype=torch.int64)
+        self._weights = torch.ones(1)  # by row; the last is that of all other samples
+        self._loader: Any = None
+        self._losses: Tensor | None = None
+
+    def before_training(self, strategy: Any, **kwargs: Any) -> None:
+        """Checks what goes together."""
+        if sum(isinstance(plugin, InfoBatchPlugin | PruningPlugin) for plugin in strategy.plugins) > 1:
+            raise ValueError("the strategy has several pruning plugins, of which InfoBatchPlugin must be the only one")
+
+    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+        """Attaches sample ids."""
+        attach_sample_ids(strategy)
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Forgets the losses of the last experience."""
+        current, num_samples = strategy.experience.current_experience, _num_rows(strategy)
+        self._pruning = self._infobatch(num_samples, strategy.train_epochs, current, strategy.device)
+        self._epoch, self._loader = 0, None
+        self.presentations[current] = (0, 0)
+
+    def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        """Chooses the samples of the epoch."""
+        if self._loader is None:
+            self._loader = inner_loader(strategy)
+        if self._epoch >= self._pruning.num_epochs:
+            raise ValueError(
+                f"the experience goes on after its {self._pruning.num_epochs} epochs; set train_epochs before training"
+            )
+        current = strategy.experience.current_experience
+        self._kept, weights = self._pruning.begin_epoch(self._epoch)
+        by_row = torch.ones(self._pruning.num_samples + 1)
+        by_row[self._kept] = weights
+        self._weights = by_row.to(strategy.device)
+        self._epoch += 1
+        shown, full = self.presentations[current]
+        self.presentations[current] = (shown + len(self._kept), full + self._pruning.num_samples)
+        self._narrow(strategy)
+
+    def after_forward(self, strategy: Any, **kwargs: Any) -> None:
+        """Notes the losses, and adds to the loss of the strategy what the weights make of it."""
+        experiences, rows = decode_sample_ids(batch_field(strategy, SAMPLE_ID))
+        own = torch.where(experiences == strategy.experience.current_experience, rows, -1)
+        losses = F.cross_entropy(strategy.mb_output.float(), strategy.mb_y, reduction="none")
+        self._pruning.update(own, losses)
+        strategy.loss = strategy.loss + ((self._weights[own] - 1) * losses).mean()
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Lets the loader go."""
+        self._loader = None
+
+    def on_resume(self, strategy: Any) -> None:
+        """Narrows the data again, after a checkpoint inside an experience was loaded."""
+        self._narrow(strategy)
+
+    def checkpoint_state(self) -> dict[str, Any]:
+        """Returns how far the work is; the arguments are those of the plugin built anew."""
+        return {
+            "presentations": self.presentations,
+            "pruning": self._pruning,
+            "epoch": self._epoch,
+            "kept": self._kept,
+            "weights": self._weights,
+        }
+
+    def load_checkpoint_state(self, state: dict[str, Any]) -> None:
+        """Goes on from a saved state."""
+        self.presentations, self._pruning = state["presentations"], state["pruning"]
+        self._epoch, self._kept, self._weights = state["epoch"], state["kept"], state["weights"]
+
+    def _infobatch(self, num_samples: int, num_epochs: int, experience: int, device: torch.device | str) -> InfoBatch:
+        return InfoBatch(
+            num_samples,
+            num_epochs,
+            prune_probability=self.prune_probability,
+            delta=self.delta,
+            weight=self.weight,
+            seed=self.seed + experience,
+            device=device,
+        )
+
+    def _narrow(self, strategy: Any) -> None:
+        current = strategy.experience.current_experience
+        kept = encode_sample_ids(current, self._kept)
+        replace_inner_loader(strategy, narrowed_loader(self._loader, _keeping(current, kept)))
+
+
+class _TrainingErrors:
+    """The mean over presentations of EL2N's error norm, recorded like a trace."""
+
+    def __init__(self, num_samples: int) -> None:
+        self._num_samples = num_samples
+        self._sums = torch.empty(0)
+
+    def record(self, rows: Tensor, logits: Tensor, targets: Tensor) -> None:
+        if len(self._sums) == 0:
+            self._sums = torch.zeros(2, self._num_samples + 1, dtype=torch.float64, device=logits.device)
+        errors = logits.detach().double().softmax(dim=1) - F.one_hot(targets, logits.shape[1])
+        norms = torch.linalg.vector_norm(errors, dim=1)
+        index = torch.where(rows < 0, self._num_samples, rows)
+        self._sums.index_add_(1, index, torch.stack((norms, torch.ones_like(norms))))
+
+    def score(self) -> NDArray[np.float64]:
+        sums, counts = self._sums[:, :-1].cpu()
+        scores: NDArray[np.float64] = (sums / counts).numpy()
+        return scores
+
+
+class _WholeTrace:
+    """A score with options that need the whole trace, recorded like a trace of one score."""
+
+    def __init__(self, num_samples: int, score: str, options: Mapping[str, Any]) -> None:
+        self._trace = Trace(num_samples)
+        self._score = score
+        self._options = dict(options)
+
+    def record(self, rows: Tensor, logits: Tensor, targets: Tensor) -> None:
+        self._trace.record(rows, logits, targets)
+
+    def score(self) -> NDArray[np.float64]:
+        return self._trace.score(self._score, **self._options)
+
+
+class _ForTask(nn.Module):
+    """A model on the samples of one task, as a function of the images alone."""
+
+    def __init__(self, model: nn.Module, task_label: int) -> None:
+        super().__init__()
+        self.model = model
+        self.task_label = task_label
+
+    def forward(self, images: Tensor) -> Any:
+        return self.model(images, self.task_label) if isinstance(self.model, MultiTaskModule) else self.model(images)
+
+
+_STATE = (
+    *("scores", "selections", "_phase", "_scored_epochs", "_trained_epochs", "_seconds"),
+    *("_recorder", "_start", "_optimizer_state", "_evaluator_was_active"),
+)
+
+
+def _takes_training(score: str, options: Mapping[str, Any] | None) -> bool:
+    """Whether EL2N is to be taken from training; complains of a source that is none."""
+    source = (options or {}).get("source", "checkpoint")
+    if score == "el2n" and source not in ("checkpoint", "training"):
+        raise ValueError(f"score_options['source'] of el2n must be 'checkpoint' or 'training', got {source!r}")
+    return score == "el2n" and source == "training"
+
+
+def _recorder(num_samples: int, score: str, options: Mapping[str, Any]) -> Any:
+    if score == "el2n":
+        return _TrainingErrors(num_samples)
+    if {"window", "interval"} & options.keys():
+        get_score(score).function(np.zeros((1, 1)), **options)  # complains at once
+        return _WholeTrace(num_samples, score, options)
+    return OnlineTrace(num_samples, score, **options)
+
+
+def _model_scores(strategy: Any, name: str, options: Mapping[str, Any], num_samples: int) -> NDArray[np.float64]:
+    """Scores from the model as it is, on the images as evaluation sees them."""
+    current = strategy.experience.current_experience
+    data = strategy.experience.dataset.eval()
+    experiences, rows = decode_sample_ids(dataset_field(data, SAMPLE_ID))
+    labels = "targets_task_labels"
+    tasks = dataset_field(data, labels) if labels in data._data_attributes else torch.zeros_like(rows)
+    scores = np.full(num_samples, np.nan)
+    for task in tasks[experiences == current].unique().tolist():
+        places = ((experiences == current) & (tasks == task)).nonzero().flatten()
+        loader = DataLoader(data.subset(places.tolist()), batch_size=1024, collate_fn=data.collate_fn)
+        with torch.random.fork_rng(devices=[]):  # a loader draws a seed
+            batches = [(batch[0], batch[1]) for batch in loader]
+        images, targets = (torch.cat(column) for column in zip(*batches, strict=True))
+        model = _ForTask(strategy.model, task)
+        scores[rows[places].numpy()] = _scores_of_task(model, name, images, targets, options, strategy.device)
+    return scores
+
+
+def _scores_of_task(
+    model: nn.Module, name: str, images: Tensor, targets: Tensor, options: Mapping[str, Any], device: torch.device
+) -> NDArray[np.float64]:
+    entry = get_score(name)
+    if name != "el2n":
+        return entry.function(model, images, targets, **options)
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    with torch.no_grad():
+        probabilities = torch.cat([model(part.to(device)).double().softmax(dim=1).cpu() for part in images.split(1024)])
+    for module, training in modes.items():
+        module.training = training
+    return entry.function(probabilities, targets)
+
+
+def _num_rows(strategy: Any) -> int:
+    """Returns the size of the original dataset of the current experience, as far as ids tell."""
+    experiences, rows = decode_sample_ids(dataset_field(strategy.experience.dataset, SAMPLE_ID))
+    return int(rows[experiences == strategy.experience.current_experience].max()) + 1
+
+
+def _own_rows(strategy: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Returns the rows of the current experience that are in the training data, ascending, and their labels."""
+    data = strategy.adapted_dataset
+    experiences, rows = decode_sample_ids(dataset_field(data, SAMPLE_ID))
+    own = (experiences == strategy.experience.current_experience).nonzero().flatten()
+    unique, first = np.unique(rows[own].numpy(), return_index=True)
+    return unique, dataset_field(data, "targets")[own].numpy()[first]
+
+
+def _keeping(experience: int, kept: Tensor) -> Callable[[Any], Any]:
+    """Returns a function that leaves of a dataset the ``kept`` ids of the experience, and all that is not of it."""
+
+    def narrow(dataset: Any) -> Any:
+        ids = dataset_field(dataset, SAMPLE_ID)
+        own = decode_sample_ids(ids)[0] == experience
+        if not own.any():
+            return dataset
+        return dataset.subset((~own | torch.isin(ids, kept)).nonzero().flatten().tolist())
+
+    return narrow
+
+
+def _file(folder: str | os.PathLike[str], experience: int) -> Path:
+    return Path(folder) / f"experience_{experience:03d}.npz"
