@@ -1,5 +1,6 @@
-"""Optimizers for continual learning."""
+"""Optimizers for continual learning, and rules for the learning rate."""
 
+from .plateau import Plateau, multistep_milestones
 from .tag import TAG
 
-__all__ = ["TAG"]
+__all__ = ["TAG", "Plateau", "multistep_milestones"]

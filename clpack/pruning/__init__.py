@@ -1,9 +1,10 @@
 """Data pruning: which training samples matter, and which may go.
 
-:class:`Trace` records training, the functions of ``scores`` and ``gradients`` rate the samples, those of ``selection``
-choose, and :class:`InfoBatch` chooses anew in every epoch. Nothing here knows of Avalanche.
+:class:`Trace` records training, the functions of ``scores``, ``gradients`` and ``caper`` rate the samples, those of
+``selection`` choose, and :class:`InfoBatch` chooses anew in every epoch. Nothing here knows of Avalanche.
 """
 
+from .caper import caper
 from .dynamic import InfoBatch
 from .gradients import gradient_loss, grand
 from .scores import (
@@ -44,6 +45,7 @@ __all__ = [
     "Trace",
     "aggregate_runs",
     "area_under_margin",
+    "caper",
     "class_median_distance",
     "coverage_centric",
     "el2n",

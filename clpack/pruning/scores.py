@@ -46,6 +46,7 @@ from ._running import (
     over_presentations,
     warn_undefined,
 )
+from .caper import caper
 from .gradients import gradient_loss, grand
 
 __all__ = [
@@ -324,6 +325,7 @@ SCORES: dict[str, Score] = {
     "el2n": Score(el2n, ("probabilities", "targets"), "lowest", _PAUL),
     "grand": Score(grand, ("model", "images", "targets"), "lowest", _PAUL),
     "gradient_loss": Score(gradient_loss, ("model", "images", "targets"), "highest", _MLI),
+    "caper": Score(caper, ("model", "images"), "highest", _ANDLE),
     "random": Score(random_scores, ("n",), "highest", "baseline"),
 }
 """Every score by name."""

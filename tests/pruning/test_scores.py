@@ -264,7 +264,7 @@ def test_random_scores():
 
 def test_table():
     assert {name for name, score in SCORES.items() if score.remove == "highest"} == {
-        *("epoch_loss", "aum", "gradient_loss", "random")
+        *("epoch_loss", "aum", "gradient_loss", "caper", "random")
     }
     for name, score in SCORES.items():
         assert get_score(name) is score
