@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .registry import StrategyInfo, check, describe, get, names
 
 if TYPE_CHECKING:
+    from .adversarial import AdversarialTrainingPlugin, Attack, AttackedAccuracyMatrix, robust_accuracy_metrics
     from .baselines import AGEMPlugin
     from .checkpoint import CheckpointPlugin, maybe_load_checkpoint, save_checkpoint
     from .data import (
@@ -24,17 +25,24 @@ if TYPE_CHECKING:
         replace_samples,
         synthetic_dataset,
     )
+    from .epochloss import EpochLoss
     from .evaluation import AccuracyMatrix, PhaseCosts, average_accuracy_metrics, phase_cost_metrics
     from .heads import MultiHeadModel, TaskMaskedModel, with_head
     from .loader import ExperienceLoader, InMemoryLoaderPlugin, RandomStreamsPlugin
     from .logging import LogFile, MetricsCSVLogger
+    from .plateau import PlateauPlugin
     from .pruning import InfoBatchPlugin, PruningPlugin, TracePlugin, is_scoring
+    from .subnetworks import SubnetworkPlugin
     from .tag import TAG, TAGPlugin
 
 _MODULES = {
     "AGEMPlugin": "baselines",
     "AccuracyMatrix": "evaluation",
+    "AdversarialTrainingPlugin": "adversarial",
+    "Attack": "adversarial",
+    "AttackedAccuracyMatrix": "adversarial",
     "CheckpointPlugin": "checkpoint",
+    "EpochLoss": "epochloss",
     "ExperienceLoader": "loader",
     "InMemoryLoaderPlugin": "loader",
     "InfoBatchPlugin": "pruning",
@@ -42,9 +50,11 @@ _MODULES = {
     "MetricsCSVLogger": "logging",
     "MultiHeadModel": "heads",
     "PhaseCosts": "evaluation",
+    "PlateauPlugin": "plateau",
     "PruningPlugin": "pruning",
     "RandomStreamsPlugin": "loader",
     "SAMPLE_ID": "data",
+    "SubnetworkPlugin": "subnetworks",
     "TAG": "tag",
     "TAGPlugin": "tag",
     "TaskMaskedModel": "heads",
@@ -61,6 +71,7 @@ _MODULES = {
     "maybe_load_checkpoint": "checkpoint",
     "phase_cost_metrics": "evaluation",
     "replace_samples": "data",
+    "robust_accuracy_metrics": "adversarial",
     "save_checkpoint": "checkpoint",
     "synthetic_dataset": "data",
     "with_head": "heads",
@@ -71,7 +82,11 @@ __all__ = [
     "TAG",
     "AGEMPlugin",
     "AccuracyMatrix",
+    "AdversarialTrainingPlugin",
+    "Attack",
+    "AttackedAccuracyMatrix",
     "CheckpointPlugin",
+    "EpochLoss",
     "ExperienceLoader",
     "InMemoryLoaderPlugin",
     "InfoBatchPlugin",
@@ -79,9 +94,11 @@ __all__ = [
     "MetricsCSVLogger",
     "MultiHeadModel",
     "PhaseCosts",
+    "PlateauPlugin",
     "PruningPlugin",
     "RandomStreamsPlugin",
     "StrategyInfo",
+    "SubnetworkPlugin",
     "TAGPlugin",
     "TaskMaskedModel",
     "TracePlugin",
@@ -101,6 +118,7 @@ __all__ = [
     "names",
     "phase_cost_metrics",
     "replace_samples",
+    "robust_accuracy_metrics",
     "save_checkpoint",
     "synthetic_dataset",
     "with_head",

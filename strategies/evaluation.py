@@ -45,6 +45,8 @@ class AccuracyMatrix(PluginMetric[NDArray[np.float64]]):
         stream_name: the stream to watch; evaluations of others are ignored.
     """
 
+    suffix = ""  # of the names of all values
+
     def __init__(self, stream_name: str = "test") -> None:
         super().__init__()
         self.stream_name = stream_name
@@ -124,7 +126,7 @@ class AccuracyMatrix(PluginMetric[NDArray[np.float64]]):
                 value = compute()
             except ValueError:  # an accuracy that it needs was not measured
                 continue
-            full_name = f"{name}/eval_phase/{self.stream_name}_stream"
+            full_name = f"{name}{self.suffix}/eval_phase/{self.stream_name}_stream"
             values.append(MetricValue(self, full_name, value, strategy.clock.train_iterations))
         return values
 

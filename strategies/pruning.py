@@ -57,7 +57,7 @@ def is_scoring(strategy: Any) -> bool:
 
     Plugins that change the training data, as adversarial training does, leave it alone then.
     """
-    return any(isinstance(plugin, PruningPlugin) and plugin.is_scoring for plugin in strategy.plugins)
+    return any(plugin.is_scoring for plugin in strategy.plugins if isinstance(plugin, PruningPlugin))
 
 
 class TracePlugin(SupervisedPlugin):

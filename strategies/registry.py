@@ -1,8 +1,10 @@
 """The strategies by name, so that a configuration file or a command line can build them from plain values.
 
-In Python the classes do the same; see their documentation for the options. Only :func:`get` imports torch and
-Avalanche. An optimizer is named ``"SGD"``, ``"RMSprop"``, ``"Adagrad"`` or ``"Adam"`` (torch's defaults apart from
-``lr``), or ``"TAG-RMSprop"``, ``"TAG-Adagrad"`` or ``"TAG-Adam"``, which turns any baseline into its TAG hybrid.
+In Python the classes do the same; see their documentation for the options. Only :func:`check` and :func:`get` import
+torch and Avalanche. An optimizer is named ``"SGD"``, ``"RMSprop"``, ``"Adagrad"`` or ``"Adam"`` (torch's defaults apart
+from ``lr``), or ``"TAG-RMSprop"``, ``"TAG-Adagrad"`` or ``"TAG-Adam"``, which turns any baseline into its TAG hybrid.
+
+Names joined with ``+`` are one strategy with the plugins of all, in the order of the names: ``"Pruning+Replay"``.
 """
 
 from __future__ import annotations
@@ -29,6 +31,9 @@ _OPTIMIZERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "TAG-Adam": ("clpack.optim:TAG", {"base": "adam"}),
 }
 
+_TEMPLATE = "clpack.strategies.templates:Template"
+_OPTIMIZER = "SGD"
+
 
 @dataclass(frozen=True)
 class Option:
@@ -37,21 +42,31 @@ class Option:
     Attributes:
         default: its value if it is not given.
         minimum: the smallest number allowed; None if there is none.
-        choices: the texts allowed, for options that are no numbers.
+        choices: the texts allowed.
+        kind: what else is allowed: ``bool``, ``int``, ``float`` (any real number), ``str`` or ``Mapping``. Default:
+            that of the default; a real number, if the default is None and there are no choices.
     """
 
     default: Any
     minimum: float | None = None
     choices: tuple[str, ...] = ()
+    kind: type | None = None
 
     def check(self, name: str, value: Any) -> None:
         """Raises unless ``value`` is possible; that is always so for the default."""
-        if value == self.default:
+        kind = self.kind
+        if kind is None and not self.choices:
+            kind = float if self.default is None else type(self.default)
+        if (value == self.default and isinstance(value, bool) == (kind is bool)) or value in self.choices:
             return
-        if self.choices and value not in self.choices:
-            raise ValueError(f"{name} must be one of {', '.join(map(repr, self.choices))}, got {value!r}")
-        if not self.choices:
-            _check_number(name, value, integer=isinstance(self.default, int), minimum=self.minimum)
+        if self.choices and (kind is None or isinstance(value, str)):
+            number = " or an integer" if kind is int else ""
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, self.choices))}{number}, got {value!r}")
+        if kind in (int, float):
+            _check_number(name, value, integer=kind is int, minimum=self.minimum)
+        elif kind is not None and not isinstance(value, kind):
+            expected = {bool: "true or false", str: "text"}.get(kind, "a mapping")
+            raise TypeError(f"{name} must be {expected}, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -62,19 +77,22 @@ class StrategyInfo:
         name: its name.
         summary: what it does, in one line.
         reference: where it was introduced.
-        options: its options, besides ``lr``, ``optimizer`` and the options of the optimizer.
+        options: its options, besides ``lr``, ``lr_milestones``, ``lr_gamma``, ``optimizer`` and the options of the
+            optimizer.
         template: the Avalanche strategy, ``"module:attribute"``.
         plugin: the plugin that makes the method, if it is one; it takes the options.
         optimizer: the default optimizer.
+        parts: the strategies that this one joins; empty for one that stands alone.
     """
 
     name: str
     summary: str
     reference: str
     options: Mapping[str, Option] = field(default_factory=dict)
-    template: str = "clpack.strategies.templates:Template"
+    template: str = _TEMPLATE
     plugin: str | None = None
-    optimizer: str = "SGD"
+    optimizer: str = _OPTIMIZER
+    parts: tuple[StrategyInfo, ...] = ()
 
     def __str__(self) -> str:
         options = ", ".join(f"{name}={option.default!r}" for name, option in self.options.items())
@@ -139,24 +157,80 @@ _STRATEGIES = {
             "arXiv:2105.05155",
             optimizer="TAG-RMSprop",
         ),
+        StrategyInfo(
+            "Trace",
+            "fine-tuning that records loss, correctness and margin of every sample at every presentation",
+            "M. Toneva et al., An Empirical Study of Example Forgetting during Deep Neural Network Learning, "
+            "ICLR 2019, arXiv:1812.05159",
+            {"replayed": Option(False)},
+            plugin="clpack.strategies.pruning:TracePlugin",
+        ),
+        StrategyInfo(
+            "Pruning",
+            "scores the samples of each experience, removes some, and trains on the rest",
+            "J. Andle et al., Minimizing Data, Maximizing Performance: Generative Examples for Continual Task Learning "
+            "(EpochLoss)",
+            {
+                "score": Option("epoch_loss"),
+                "score_options": Option(None, kind=Mapping),
+                "remove_fraction": Option(None, minimum=0),
+                "remove_count": Option(None, minimum=0, kind=int),
+                "remove": Option(None, choices=("highest", "lowest")),
+                "scoring_epochs": Option(10, minimum=0),
+                "reset": Option(True),
+                "scores": Option(None, kind=Mapping),
+                "class_cap": Option(None, minimum=0, choices=("balanced",), kind=int),
+                "min_per_class": Option(None, minimum=0, kind=int),
+                "tie_break": Option("index", choices=("index", "random")),
+                "buffer_source": Option("pruned", choices=("pruned", "full")),
+                "seed": Option(0),
+            },
+            plugin="clpack.strategies.pruning:PruningPlugin",
+        ),
+        StrategyInfo(
+            "InfoBatch",
+            "skips a random part of the samples with low loss in each epoch, and weighs up the rest of them",
+            "Z. Qin et al., InfoBatch: Lossless Training Speed Up by Unbiased Dynamic Data Pruning, ICLR 2024, "
+            "arXiv:2303.04947",
+            {
+                "prune_probability": Option(0.5, minimum=0),
+                "delta": Option(0.875, minimum=0),
+                "weight": Option("exact", choices=("exact", "nominal")),
+                "seed": Option(0),
+            },
+            plugin="clpack.strategies.pruning:InfoBatchPlugin",
+        ),
     )
 }
 
 
 def names() -> list[str]:
-    """Returns the names of all strategies."""
+    """Returns the names of all strategies, without those that join several."""
     return list(_STRATEGIES)
 
 
 def describe(name: str) -> StrategyInfo:
-    """Returns the description of a strategy; ``print`` shows it in full.
+    """Returns the description of a strategy, or of several joined with ``+``; ``print`` shows it in full.
 
     Raises:
-        ValueError: if there is no strategy of this name.
+        ValueError: if there is no strategy of this name, or those joined do not go together: one comes twice, two have
+            an option of the same name, or two have a template or an optimizer of their own.
     """
-    if name not in _STRATEGIES:
-        raise ValueError(unknown_name("strategy", name, _STRATEGIES))
-    return _STRATEGIES[name]
+    parts = []
+    for part in name.split("+"):
+        if part not in _STRATEGIES:
+            raise ValueError(unknown_name("strategy", part, _STRATEGIES))
+        parts.append(_STRATEGIES[part])
+    return parts[0] if len(parts) == 1 else _join(name, tuple(parts))
+
+
+def has_option(name: str, option: str) -> bool:
+    """Returns whether an option may be given to a strategy: False for one that only others have.
+
+    Raises:
+        ValueError: as :func:`describe`.
+    """
+    return option in describe(name).options or not any(option in info.options for info in _STRATEGIES.values())
 
 
 def check(
@@ -164,13 +238,15 @@ def check(
     *,
     lr: float,
     optimizer: str | None = None,
+    lr_milestones: Sequence[int] = (),
+    lr_gamma: float = 0.1,
     train_mb_size: int = 1,
     train_epochs: int = 1,
     eval_mb_size: int | None = None,
     autocast: str | None = None,
     **options: Any,
 ) -> None:
-    """Raises what :func:`get` would raise for these arguments, without building anything.
+    """Raises what :func:`get` would raise for these arguments, without a model.
 
     Raises:
         ValueError: if a name is unknown or a value is out of range.
@@ -182,6 +258,8 @@ def check(
     _check_number("lr", lr)
     if not lr > 0.0:
         raise ValueError(f"lr must be positive, got {lr}")
+    _check_milestones(lr_milestones)
+    _check_number("lr_gamma", lr_gamma, minimum=0)
     for key, count in (
         ("train_mb_size", train_mb_size),
         ("train_epochs", train_epochs),
@@ -193,6 +271,7 @@ def check(
         raise ValueError(f"autocast must be 'bfloat16' or None, got {autocast!r}; float16 would need its losses scaled")
     for key, value in own.items():
         info.options[key].check(key, value)
+    _methods(info, own)
     optimizer_class([_load("torch:zeros")(1, requires_grad=True)], lr=lr, **fixed, **theirs)
 
 
@@ -202,6 +281,8 @@ def get(
     model: Any,
     lr: float,
     optimizer: str | None = None,
+    lr_milestones: Sequence[int] = (),
+    lr_gamma: float = 0.1,
     train_mb_size: int = 1,
     train_epochs: int = 1,
     eval_mb_size: int | None = None,
@@ -214,10 +295,13 @@ def get(
     """Builds a strategy.
 
     Args:
-        name: one of :func:`names`.
+        name: one of :func:`names`, or several joined with ``+``.
         model: the network, a torch module.
         lr: learning rate, positive.
         optimizer: name of the optimizer, ``None`` for that of the strategy.
+        lr_milestones: after so many epochs of an experience the learning rate is multiplied by ``lr_gamma``; the next
+            experience starts from ``lr`` again. Default: it stays as it is.
+        lr_gamma: see above.
         train_mb_size: samples per training batch.
         train_epochs: epochs per experience.
         eval_mb_size: samples per evaluation batch, ``None`` for ``train_mb_size``.
@@ -238,6 +322,8 @@ def get(
         name,
         lr=lr,
         optimizer=optimizer,
+        lr_milestones=lr_milestones,
+        lr_gamma=lr_gamma,
         train_mb_size=train_mb_size,
         train_epochs=train_epochs,
         eval_mb_size=eval_mb_size,
@@ -249,8 +335,10 @@ def get(
     own, theirs = _split(info, optimizer_class, fixed, options)
     built = optimizer_class(model.parameters(), lr=lr, **fixed, **theirs)
     methods = [_load("clpack.strategies.tag:TAGPlugin")()] if fixed else []  # only TAG has something fixed: its base
-    if info.plugin:
-        methods.append(_load(info.plugin)(**own))
+    methods += _methods(info, own)
+    if lr_milestones:
+        scheduler = _load("torch.optim.lr_scheduler:MultiStepLR")(built, list(lr_milestones), lr_gamma)
+        methods.append(_load("avalanche.training.plugins:LRSchedulerPlugin")(scheduler))
     return _load(info.template)(
         model=model,
         optimizer=built,
@@ -263,6 +351,37 @@ def get(
         train_epochs=train_epochs,
         eval_mb_size=eval_mb_size,
     )
+
+
+def _join(name: str, parts: tuple[StrategyInfo, ...]) -> StrategyInfo:
+    """Returns the description of several strategies in one."""
+    owners: dict[str, str] = {}
+    for part in parts:
+        claims = [f"the name {part.name}", *(f"the option {option}" for option in part.options)]
+        claims += ["a template of its own"] * (part.template != _TEMPLATE)
+        claims += ["an optimizer of its own"] * (part.optimizer != _OPTIMIZER)
+        for claim in claims:
+            if claim in owners:
+                raise ValueError(f"{name}: both {owners[claim]} and {part.name} have {claim}; take one of them")
+            owners[claim] = part.name
+    return StrategyInfo(
+        name,
+        "; ".join(part.summary for part in parts),
+        "; ".join(part.reference for part in parts if part.reference != "-"),
+        {option: value for part in parts for option, value in part.options.items()},
+        template=next((part.template for part in parts if part.template != _TEMPLATE), _TEMPLATE),
+        optimizer=next((part.optimizer for part in parts if part.optimizer != _OPTIMIZER), _OPTIMIZER),
+        parts=parts,
+    )
+
+
+def _methods(info: StrategyInfo, options: Mapping[str, Any]) -> list[Any]:
+    """Builds the plugins of a strategy from the values of all its options."""
+    return [
+        _load(part.plugin)(**{key: options[key] for key in part.options})
+        for part in info.parts or (info,)
+        if part.plugin
+    ]
 
 
 def _optimizer(info: StrategyInfo, optimizer: str | None) -> tuple[Any, Mapping[str, Any]]:
@@ -287,6 +406,13 @@ def _split(
             raise TypeError(unknown_name(f"{info.name} option", option, (*info.options, *theirs)))
     own = {key: options.get(key, option.default) for key, option in info.options.items()}
     return own, {key: value for key, value in options.items() if key not in own}
+
+
+def _check_milestones(milestones: Any) -> None:
+    if isinstance(milestones, str) or not isinstance(milestones, Sequence):
+        raise TypeError(f"lr_milestones must be a list of epochs such as [60, 120, 160], got {milestones!r}")
+    for epoch in milestones:
+        _check_number("each of lr_milestones", epoch, integer=True, minimum=1)
 
 
 def _check_number(name: str, value: Any, *, integer: bool = False, minimum: float | None = None) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from avalanche.benchmarks import dataset_benchmark
 from avalanche.benchmarks.utils import as_classification_dataset
+from avalanche.core import SupervisedPlugin
 from avalanche.training.plugins import EWCPlugin, ReplayPlugin
 
 from clpack import strategies
@@ -48,6 +49,59 @@ def test_hybrids_are_baselines_with_a_tag_optimizer(make_model):
     assert kinds.index(strategies.TAGPlugin) < kinds.index(EWCPlugin)
 
 
+def test_strategies_can_be_joined(make_model, make_stream):
+    name, options = "Pruning+Replay", {"score": "random", "remove_count": 40, "mem_size": 7}
+    strategy = strategies.get(name, model=make_model(), lr=0.01, train_mb_size=32, optimizer="TAG-Adam", **options)
+    kinds = [type(plugin) for plugin in strategy.plugins]
+    assert kinds[:3] == [strategies.TAGPlugin, strategies.PruningPlugin, ReplayPlugin]
+    assert strategy.plugins[2].mem_size == 7
+    for experience in make_stream(5).train_stream[:2]:
+        strategy.train(experience)
+    assert [len(selection.removed) for selection in strategy.plugins[1].selections.values()] == [40, 40]
+
+    assert type(strategies.get("EWC+Cumulative", model=make_model(), lr=0.1)) is Cumulative
+    assert strategies.describe("TAG+LwF").optimizer == "TAG-RMSprop"
+    text = str(strategies.describe(name))
+    assert all(part in text for part in ("removes some", "buffer", "mem_size=200", "remove_count=None", "Chaudhry"))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Pruning+Replai", "unknown strategy 'Replai': did you mean 'Replay'"),
+        ("Replay+", "unknown strategy ''"),
+        ("Pruning+InfoBatch", r"Pruning\+InfoBatch: both Pruning and InfoBatch have the option seed; take one of them"),
+        ("Naive+Naive", r"Naive\+Naive: both Naive and Naive have the name Naive"),
+    ],
+)
+def test_what_does_not_go_together(name, message):
+    with pytest.raises(ValueError, match=message):
+        strategies.describe(name)
+
+
+def test_options_that_only_others_have():
+    has_option = strategies.registry.has_option
+    assert has_option("Pruning", "remove_count")
+    assert has_option("Pruning+Replay", "mem_size")
+    assert not has_option("Pruning", "mem_size")
+    assert has_option("Naive", "lr_milestones")  # everyone's
+    assert has_option("Naive", "momentum")  # the optimizer's
+
+
+def test_learning_rate_schedule(make_stream, make_model):
+    strategy = strategies.get("Naive", model=make_model(), lr=1.0, train_epochs=4, lr_milestones=[1, 3], lr_gamma=0.5)
+    rates = []
+
+    class Watch(SupervisedPlugin):
+        def before_training_epoch(self, strategy, **kwargs):
+            rates.append(strategy.optimizer.param_groups[0]["lr"])
+
+    strategy.plugins.append(Watch())
+    for experience in make_stream(5).train_stream[:2]:
+        strategy.train(experience)
+    assert rates == [1.0, 0.5, 0.5, 0.25] * 2  # each experience begins anew
+
+
 def test_descriptions_name_options_and_reference():
     text = str(strategies.describe("EWC"))
     assert "ewc_lambda=1.0" in text
@@ -77,6 +131,18 @@ def test_descriptions_name_options_and_reference():
         ("Naive", {"autocast": "float16"}, ValueError, "autocast must be 'bfloat16' or None, got 'float16'"),
         ("TAG", {"base": "adam"}, TypeError, "base goes by the name of the optimizer: .*TAG-Adam"),
         ("TAG", {"b": -1.0}, ValueError, "b must be non-negative"),
+        ("Naive", {"lr_milestones": 3}, TypeError, r"lr_milestones must be a list of epochs such as .*, got 3"),
+        ("Naive", {"lr_milestones": [0]}, ValueError, "each of lr_milestones must be at least 1, got 0"),
+        ("Naive", {"lr_gamma": -1}, ValueError, "lr_gamma must be at least 0, got -1"),
+        ("Pruning", {"reset": 1}, TypeError, "reset must be true or false, got 1"),
+        ("Pruning", {"score": 3}, TypeError, "score must be text, got 3"),
+        ("Pruning", {"score": "mil"}, ValueError, "unknown score 'mil': did you mean 'mli'"),
+        ("Pruning", {"class_cap": "even"}, ValueError, "class_cap must be one of 'balanced' or an integer, got 'even'"),
+        ("Pruning", {"class_cap": 1.5}, TypeError, "class_cap must be an integer, got 1.5"),
+        ("Pruning", {"remove": "all"}, ValueError, "remove must be one of 'highest', 'lowest', got 'all'"),
+        ("Pruning", {"score_options": [1]}, TypeError, r"score_options must be a mapping, got \[1\]"),
+        ("Pruning", {"remove_fraction": 0.1, "remove_count": 1}, ValueError, "give either"),
+        ("InfoBatch", {"delta": 2}, ValueError, r"delta must be in \[0, 1\], got 2"),
     ],
 )
 def test_bad_input(make_model, name, options, error, message):

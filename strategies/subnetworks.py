@@ -1,0 +1,173 @@
+"""A subnetwork for every task inside one network.
+
+References:
+    [1] J. Andle et al. Minimizing Data, Maximizing Performance: Generative Examples for Continual Task Learning
+        (EpochLoss). Authors' code: github.com/JoshuaAndle/EpochLoss_CL.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from avalanche.core import SupervisedPlugin
+from avalanche.evaluation.metric_results import MetricValue
+from torch import nn
+
+from clpack.models import MaskedSubnetworks
+
+from .heads import MultiHeadModel
+from .pruning import PruningPlugin, is_scoring
+
+__all__ = ["SubnetworkPlugin"]
+
+
+class SubnetworkPlugin(SupervisedPlugin):
+    """Gives every task a subnetwork of its own, which later tasks use but do not change: PackNet, as in [1].
+
+    A task is trained for ``train_epochs`` with all weights that are still free, the smallest ``prune_fraction`` of
+    them are given back, and the rest is fine-tuned for ``finetune_epochs``. Evaluation looks at each experience through
+    the subnetwork of its task. The optimizer begins anew with every task and after the pruning, since a momentum would
+    move weights that are to stay.
+
+    The model must have a head for each task: ``with_head(model, "multi")`` of a network of :mod:`clpack.models`. The
+    task of an experience is its task label; each comes once. Put this plugin after
+    :class:`~clpack.strategies.PruningPlugin`, whose scoring phase takes place in the subnetwork too.
+
+    Args:
+        prune_fraction: the share of its own weights that a task gives back, in (0, 1).
+        finetune_epochs: epochs after the pruning.
+        bn: ``"shared"`` normalization as in [1], where later tasks change it, or ``"per_task"``, where an earlier task
+            is never forgotten.
+
+    Attributes:
+        subnetworks: the :class:`~clpack.models.MaskedSubnetworks`; None before the first experience.
+        tasks: the number of the subnetwork of each task label.
+
+    Raises:
+        ValueError: if an argument is out of range; in training, if the optimizer has weight decay, a task comes again
+            or an experience has several.
+        TypeError: in training, if the model has no heads for tasks.
+    """
+
+    def __init__(
+        self,
+        *,
+        prune_fraction: float = 0.65,
+        finetune_epochs: int = 150,
+        bn: Literal["shared", "per_task"] = "shared",
+    ) -> None:
+        super().__init__()
+        layer = nn.utils.skip_init(nn.Linear, 1, 1)
+        MaskedSubnetworks(nn.Sequential(layer), prune_fraction=prune_fraction, bn=bn, heads=[])  # complains at once
+        if isinstance(finetune_epochs, bool) or not isinstance(finetune_epochs, int) or finetune_epochs < 0:
+            raise ValueError(f"finetune_epochs must be a number of epochs, at least 0, got {finetune_epochs!r}")
+        self.prune_fraction = prune_fraction
+        self.finetune_epochs = finetune_epochs
+        self.bn = bn
+        self.subnetworks: MaskedSubnetworks | None = None
+        self.tasks: dict[int, int] = {}
+        self._epochs = 0  # of the present phase that are done
+        self._tuning = False
+        self._view: Any = None
+
+    @property
+    def is_finetuning(self) -> bool:
+        """Whether the weights of the task were pruned and are being fine-tuned."""
+        return self._tuning
+
+    def before_training(self, strategy: Any, **kwargs: Any) -> None:
+        """Checks model and optimizer, and makes the subnetworks."""
+        if any(group.get("weight_decay") for group in strategy.optimizer.param_groups):
+            raise ValueError("weight_decay must be 0: it would move the weights of earlier tasks, which are to stay")
+        if self.subnetworks is None:
+            self.attach(strategy.model)
+        assert self.subnetworks is not None
+        self.subnetworks.to(strategy.device)
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Begins the task."""
+        labels = set(strategy.experience.task_labels)
+        if len(labels) != 1 or labels & self.tasks.keys():
+            raise ValueError(
+                f"each experience must be a task of its own, got the task labels {sorted(labels)} after "
+                f"{sorted(self.tasks)}; open the stream with return_task_id=True"
+            )
+        assert self.subnetworks is not None
+        self.subnetworks.begin_task()
+        self.tasks[labels.pop()] = self.subnetworks.task
+        self._epochs, self._tuning = 0, False
+        strategy.optimizer.state.clear()
+        strategy.train_epochs += self.finetune_epochs
+
+    def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        """Goes on to fine-tuning when the first training is over, or was stopped."""
+        if is_scoring(strategy):
+            return
+        if not self._tuning:
+            if strategy._stop_training or self._epochs == strategy.train_epochs - self.finetune_epochs:
+                strategy._stop_training = False
+                self._prune(strategy)
+        elif self._epochs == self.finetune_epochs:  # the first training was stopped, and epochs are left over
+            strategy.stop_training()
+
+    def before_update(self, strategy: Any, **kwargs: Any) -> None:
+        """Keeps the weights of earlier tasks where they are."""
+        assert self.subnetworks is not None
+        self.subnetworks.mask_gradients()
+
+    def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        """Counts, but for scoring epochs that come before the others."""
+        plugins = [plugin for plugin in strategy.plugins if isinstance(plugin, PruningPlugin)]
+        if not any(plugin.is_scoring and plugin.reset for plugin in plugins):
+            self._epochs += 1
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Ends the task."""
+        if not self._tuning:
+            self._prune(strategy)
+        self._tuning = False
+        strategy.train_epochs -= self.finetune_epochs
+
+    def before_eval_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Looks through the subnetwork of the task, if it was begun."""
+        labels = set(strategy.experience.task_labels)
+        if len(labels) == 1 and (label := labels.pop()) in self.tasks and self.subnetworks is not None:
+            self._view = self.subnetworks.view(self.tasks[label])
+            self._view.__enter__()
+
+    def after_eval_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Goes back to the whole network."""
+        if self._view is not None:
+            self._view.__exit__(None, None, None)
+            self._view = None
+
+    def attach(self, model: Any) -> None:
+        """Makes the subnetworks of a model; the first training does it if nobody did before.
+
+        Free weights start from what the weights are at this moment, so load pre-trained ones afterwards, as in [1].
+
+        Raises:
+            TypeError: if the model has no heads for tasks.
+        """
+        if not isinstance(model, MultiHeadModel):
+            raise TypeError(
+                f"the model must have a head for each task, got {type(model).__name__}; "
+                'make it with clpack.strategies.with_head(model, "multi")'
+            )
+        network: Any = model.model
+        options: Any = {"prune_fraction": self.prune_fraction, "bn": self.bn}
+        self.subnetworks = MaskedSubnetworks(network, heads=[network.linear], **options)
+
+    def _prune(self, strategy: Any) -> None:
+        assert self.subnetworks is not None
+        current = strategy.experience.current_experience
+        self.subnetworks.prune()
+        strategy.optimizer.state.clear()
+        self._epochs, self._tuning = 0, True
+        masks = self.subnetworks.mask(self.subnetworks.task)
+        used = sum(int(mask.sum()) for mask in masks.values()) / sum(mask.numel() for mask in masks.values())
+        name = f"Subnetwork_Used/train_phase/Exp{current:03d}"
+        strategy.evaluator.publish_metric_value(MetricValue(self, name, used, strategy.clock.train_iterations))
+
+    def __str__(self) -> str:
+        return "Subnetwork"
