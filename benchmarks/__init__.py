@@ -5,6 +5,7 @@ Every stream is a function, ``SplitDigits(n_experiences=5, seed=0)``, and has an
 take no time: Avalanche is imported when a stream function is first used.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .files import (
@@ -19,16 +20,32 @@ from .files import (
 from .registry import StreamInfo, check, describe, get, load_function, names
 
 if TYPE_CHECKING:
+    from ._genimage_prepare import GenImageReport, prepare_genimage
+    from .cifake import SplitCIFAKE
     from .digits import PermutedDigits, SplitDigits
+    from .genimage import GenImageCL, GenImageDisjoint
+    from .mixed import MixedCIFARPermutedMNIST
+    from .noise import NoisyCIFAR10, NoisyCIFAR100, NoisyDigits, NoisyFMNIST, NoisyMNIST
+    from .pruned import pruned_benchmark
     from .vision import PermutedMNIST, RotatedMNIST, SplitCIFAR10, SplitCIFAR100, SplitFMNIST, SplitMNIST
 
 __all__ = [
     "DataFile",
     "DataSet",
     "FileStatus",
+    "GenImageCL",
+    "GenImageDisjoint",
+    "GenImageReport",
+    "MixedCIFARPermutedMNIST",
+    "NoisyCIFAR10",
+    "NoisyCIFAR100",
+    "NoisyDigits",
+    "NoisyFMNIST",
+    "NoisyMNIST",
     "PermutedDigits",
     "PermutedMNIST",
     "RotatedMNIST",
+    "SplitCIFAKE",
     "SplitCIFAR10",
     "SplitCIFAR100",
     "SplitDigits",
@@ -41,14 +58,24 @@ __all__ = [
     "get",
     "names",
     "prepare_data_set",
+    "prepare_genimage",
+    "pruned_benchmark",
     "resolve_dataset_root",
     "verify_data_sets",
 ]
+
+_MODULES = {  # of what is neither a stream nor quick to import
+    "GenImageReport": "_genimage_prepare",
+    "prepare_genimage": "_genimage_prepare",
+    "pruned_benchmark": "pruned",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name in names():
         return load_function(name)
+    if name in _MODULES:
+        return getattr(import_module(f".{_MODULES[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -26,7 +26,7 @@ class StreamInfo:
     Attributes:
         name: name of the stream and of its function in ``clpack.benchmarks``.
         module: module of ``clpack.benchmarks`` that defines the function.
-        scenarios: the forms it comes in: the default one first, then the one of ``return_task_id=True``.
+        scenarios: the forms it comes in: the default one first, then, if it differs, that of ``return_task_id=True``.
         n_classes: number of classes in the data set.
         image_shape: shape ``(C, H, W)`` of an image.
         data_set: name of the data set in ``describe_data_sets()``; None if the images come with scikit-learn.
@@ -61,12 +61,19 @@ class StreamInfo:
 
 _SPLIT: tuple[Scenario, ...] = ("class-incremental", "task-incremental")
 _SHIFTED: tuple[Scenario, ...] = ("domain-incremental", "task-incremental")
+_TASKS: tuple[Scenario, ...] = ("task-incremental",)
 
 _DIGITS = "E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI 1998, doi:10.24432/C50P49"
 _ZENKE = "F. Zenke et al., Continual Learning Through Synaptic Intelligence, ICML 2017, arXiv:1703.04200"
 _GOODFELLOW = "I. Goodfellow et al., An Empirical Investigation of Catastrophic Forgetting, 2013, arXiv:1312.6211"
 _LOPEZ_PAZ = "D. Lopez-Paz and M. Ranzato, Gradient Episodic Memory, NeurIPS 2017, arXiv:1706.08840"
 _XIAO = "H. Xiao et al., Fashion-MNIST, 2017, arXiv:1708.07747"
+_TONEVA = "M. Toneva et al., An Empirical Study of Example Forgetting, ICLR 2019, arXiv:1812.05159"
+
+_EPOCHLOSS = "Minimizing Data, Maximizing Performance (EpochLoss), CRyJiF03eT at OpenReview"
+_GENIMAGE = f"{_EPOCHLOSS}; M. Zhu et al., GenImage, NeurIPS 2023, arXiv:2306.08571"
+_CIFAKE = "J. Bird and A. Lotfi, CIFAKE, IEEE Access 2024, arXiv:2303.14126; natural images: CIFAR-10 (JPEG)"
+_MIXED = f"{_EPOCHLOSS}; reads MNIST, too"
 
 _NUMPY = 2**32 - 1  # the largest seed of NumPy's legacy generator; PermutedDigits gives it 1000 * seed + experience
 
@@ -75,12 +82,21 @@ _STREAMS = {
     for info in (
         StreamInfo("SplitDigits", "digits", _SPLIT, 10, (1, 8, 8), None, _DIGITS),
         StreamInfo("PermutedDigits", "digits", _SHIFTED, 10, (1, 8, 8), None, _DIGITS, 4_000_000),
+        StreamInfo("NoisyDigits", "noise", _SPLIT, 10, (1, 8, 8), None, _TONEVA),
         StreamInfo("SplitMNIST", "vision", _SPLIT, 10, (1, 28, 28), "MNIST", _ZENKE),
         StreamInfo("PermutedMNIST", "vision", _SHIFTED, 10, (1, 28, 28), "MNIST", _GOODFELLOW, _NUMPY),
         StreamInfo("RotatedMNIST", "vision", _SHIFTED, 10, (1, 28, 28), "MNIST", _LOPEZ_PAZ, _NUMPY),
         StreamInfo("SplitFMNIST", "vision", _SPLIT, 10, (1, 28, 28), "FashionMNIST", _XIAO),
         StreamInfo("SplitCIFAR10", "vision", _SPLIT, 10, (3, 32, 32), "CIFAR10", _ZENKE),
         StreamInfo("SplitCIFAR100", "vision", _SPLIT, 100, (3, 32, 32), "CIFAR100", _ZENKE),
+        StreamInfo("NoisyMNIST", "noise", _SPLIT, 10, (1, 28, 28), "MNIST", _TONEVA),
+        StreamInfo("NoisyFMNIST", "noise", _SPLIT, 10, (1, 28, 28), "FashionMNIST", _TONEVA),
+        StreamInfo("NoisyCIFAR10", "noise", _SPLIT, 10, (3, 32, 32), "CIFAR10", _TONEVA),
+        StreamInfo("NoisyCIFAR100", "noise", _SPLIT, 100, (3, 32, 32), "CIFAR100", _TONEVA),
+        StreamInfo("SplitCIFAKE", "cifake", _TASKS, 10, (3, 32, 32), "CIFAKE", _CIFAKE),
+        StreamInfo("GenImageCL", "genimage", _TASKS, 600, (3, 64, 64), "genimage", _GENIMAGE),
+        StreamInfo("GenImageDisjoint", "genimage", _TASKS, 600, (3, 64, 64), "genimage", _GENIMAGE),
+        StreamInfo("MixedCIFARPermutedMNIST", "mixed", _TASKS, 90, (3, 32, 32), "CIFAR100", _MIXED),
     )
 }
 
@@ -131,6 +147,9 @@ def check(name: str, **kwargs: Any) -> None:
     call = signature.bind(**kwargs)
     call.apply_defaults()
     check_arguments(call.arguments, n_classes=info.n_classes, largest_seed=info.largest_seed)
+    check_options = getattr(import_module(f".{info.module}", __package__), "check_options", None)
+    if check_options is not None:  # what only the streams of that module take
+        check_options({**call.arguments, "stream": name})
 
 
 def get(name: str, **kwargs: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -81,22 +81,48 @@ def check_model(config: RunConfig) -> None:
 
 
 def build_strategy(
-    config: RunConfig, model: nn.Module, *, plugins: Sequence[Any], evaluator: Any, device: torch.device
+    config: RunConfig,
+    model: nn.Module,
+    *,
+    plugins: Sequence[Any],
+    evaluator: Any,
+    device: torch.device,
+    scores: Mapping[int, Any] | None = None,
 ) -> Any:
-    """Builds the strategy of a cell around a model."""
+    """Builds the strategy of a cell around a model.
+
+    If no ``seed`` is set for a strategy that has one, it is the seed of the cell.
+
+    Args:
+        config: the cell.
+        model: its network.
+        plugins: further plugins, placed before those of the strategy.
+        evaluator: an Avalanche ``EvaluationPlugin``.
+        device: where the model is trained.
+        scores: the scores of each experience, shape ``(N,)``, for a cell that has sources.
+    """
     return clpack.strategies.get(
         config.strategy.name,
         model=model,
         device=device,
         plugins=plugins,
         evaluator=evaluator,
-        **_strategy_options(config),
+        **_strategy_options(config, scores),
     )
 
 
 def check_strategy(config: RunConfig) -> None:
-    """Raises what :func:`build_strategy` would raise, without building anything."""
-    clpack.strategies.check(config.strategy.name, **_strategy_options(config))
+    """Raises what :func:`build_strategy` would raise, without a model.
+
+    Raises:
+        ValueError: if the cell has sources, and a strategy that takes no scores.
+    """
+    if config.sources and "scores" not in clpack.strategies.describe(config.strategy.name).options:
+        raise ValueError(
+            f"row {config.row!r} has sources, but its strategy {config.strategy.name!r} takes no scores; "
+            "use Pruning, or leave the sources out"
+        )
+    clpack.strategies.check(config.strategy.name, **_strategy_options(config, {} if config.sources else None))
 
 
 def _stream_options(config: RunConfig) -> dict[str, Any]:
@@ -108,9 +134,11 @@ def _stream_options(config: RunConfig) -> dict[str, Any]:
 
 def _model(config: RunConfig, image_shape: Sequence[int], num_classes: int) -> nn.Module:
     name = config.model.name
-    if name not in clpack.models.__all__:
-        raise ValueError(unknown_name("model", name, clpack.models.__all__))
-    model_class = getattr(clpack.models, name)
+    models = {each: getattr(clpack.models, each) for each in clpack.models.__all__}
+    classifiers = [each for each, cls in models.items() if "num_classes" in inspect.signature(cls).parameters]
+    if name not in classifiers:
+        raise ValueError(unknown_name("model", name, classifiers))
+    model_class = models[name]
     known = {"head", *inspect.signature(model_class).parameters} - {"num_classes"}
     options = dict(config.model.options)
     for option in options:
@@ -125,10 +153,13 @@ def _model(config: RunConfig, image_shape: Sequence[int], num_classes: int) -> n
     return with_head(model_class(num_classes, **options), head)
 
 
-def _strategy_options(config: RunConfig) -> dict[str, Any]:
+def _strategy_options(config: RunConfig, scores: Mapping[int, Any] | None) -> dict[str, Any]:
+    own = clpack.strategies.describe(config.strategy.name).options
     return {
         "train_mb_size": config.train_mb_size,
         "train_epochs": config.train_epochs,
         "eval_mb_size": config.eval_mb_size,
+        **({"seed": config.seed} if "seed" in own else {}),
+        **({} if scores is None else {"scores": scores}),
         **config.strategy.options,
     }

@@ -38,6 +38,7 @@ from clpack.strategies import (
 
 from .build import build_benchmark, build_model, build_strategy, check_device
 from .config import METRICS, RunConfig
+from .samples import sample_metrics, sample_records, save_into, source_scores
 from .store import ResultStore
 
 __all__ = ["fingerprint", "run_cell"]
@@ -55,13 +56,14 @@ def run_cell(config: RunConfig, store: ResultStore, *, checkpoint_every: int = 1
             experience in any case. Default 1000.
 
     Raises:
-        ValueError: if the device is not there.
+        ValueError: if the device is not there, or a source is not finished or was trained on other data.
     """
     check_device(config.device, here=True)
     folder = store.start(config)
     with _exact_arithmetic(config):
         benchmark = build_benchmark(config)
         data = fingerprint(benchmark)
+        scores = source_scores(config, store, data) if config.sources else None
         RNGManager.set_random_seeds(derive_seed(config.seed, "initialization") % 2**32)  # NumPy takes 32 bits
         model = build_model(config, benchmark)
 
@@ -86,15 +88,17 @@ def run_cell(config: RunConfig, store: ResultStore, *, checkpoint_every: int = 1
             _ProgressPlugin(config, store, len(benchmark.train_stream)),
         ]
         strategy = build_strategy(
-            config, model, plugins=plugins, evaluator=evaluator, device=torch.device(config.device)
+            config, model, plugins=plugins, evaluator=evaluator, device=torch.device(config.device), scores=scores
         )
+        save_into(folder, strategy)
 
         strategy, start = maybe_load_checkpoint(strategy, state, unique_objects=benchmark)
         for experience in benchmark.train_stream[start:]:
             strategy.train(experience)
             strategy.eval(benchmark.test_stream)
             save_checkpoint(strategy, state, unique_objects=benchmark)
-        store.finish(config, _result(config, matrix.matrix, data), _environment(config, costs.costs))
+        records = sample_records(strategy, benchmark)
+        store.finish(config, _result(config, matrix.matrix, data, records), _environment(config, costs.costs))
 
 
 def fingerprint(benchmark: Any) -> dict[str, Any]:
@@ -161,15 +165,19 @@ def _exact_arithmetic(config: RunConfig) -> Iterator[None]:
         torch.use_deterministic_algorithms(deterministic)
 
 
-def _result(config: RunConfig, matrix: np.ndarray[Any, Any], data: dict[str, Any]) -> dict[str, Any]:
+def _result(
+    config: RunConfig, matrix: np.ndarray[Any, Any], data: dict[str, Any], records: dict[str, list[dict[str, Any]]]
+) -> dict[str, Any]:
+    names = [name for name, metric in METRICS.items() if metric.of_matrix]
     experiences = [
-        {name: _finite(getattr(clpack.metrics, name)(matrix[:seen, :seen])) for name in METRICS}
+        {name: _finite(getattr(clpack.metrics, name)(matrix[:seen, :seen])) for name in names}
         for seen in range(1, len(matrix) + 1)
     ]
     return {
         "config": config.settings(),
         "data": data,
-        "metrics": experiences[-1],
+        "metrics": experiences[-1] | sample_metrics(records),
+        **records,
         "experiences": experiences,
         "accuracy_matrix": [[_finite(value) for value in row] for row in matrix],
         "learning_curve": [_finite(value) for value in clpack.metrics.running_average_accuracy(matrix)],

@@ -6,10 +6,11 @@ Only what a command needs is imported, so that ``clpack --help`` answers at once
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
@@ -129,8 +130,10 @@ def _parser() -> ArgumentParser:
     verify = _Parser(description="Check the files.")
     verify.add_argument("--dataset-root", **root)
     actions.add_subcommand("verify", verify, help="check the files")
-    prepare = _Parser(description="Unpack the official archives of a data set and check its files.")
+    prepare = _Parser(description="Unpack the official archives of a data set, or convert the images of GenImage.")
     prepare.add_argument("name", metavar="NAME", help="name of the data set, see clpack data list")
+    prepare.add_argument("raw", metavar="RAW", nargs="?", help="folder of the download, the same as --from RAW")
+    prepare.add_argument("out", metavar="OUT", nargs="?", help="folder of the data, the same as --dataset-root OUT")
     prepare.add_argument(
         "--from",
         nargs="+",
@@ -139,7 +142,8 @@ def _parser() -> ArgumentParser:
         help="the archives, or folders that hold them; without it, their places under the dataset root",
     )
     prepare.add_argument("--dataset-root", **root)
-    actions.add_subcommand("prepare", prepare, help="unpack the archives of a data set")
+    prepare.add_argument("--jobs", type=int, metavar="N", help="processes that convert images (default: one per core)")
+    actions.add_subcommand("prepare", prepare, help="unpack or convert a data set")
     return parser
 
 
@@ -257,21 +261,56 @@ def _demo(options: Namespace) -> int:
 
 
 def _data(options: Namespace) -> int:
-    from clpack.benchmarks.files import describe_data_sets, prepare_data_set, verify_data_sets
+    from clpack.benchmarks.files import describe_data_sets, verify_data_sets
 
     chosen = options[options.action]
     if options.action == "list":
         for data_set in describe_data_sets():
-            print(f"{data_set.name}: {len(data_set.files)} files\n  {data_set.url}\n  {', '.join(data_set.archives)}")
+            name = f"{data_set.name}: {len(data_set.files)} files" if data_set.files else data_set.name
+            lines = name, data_set.url, ", ".join(data_set.archives), data_set.note
+            print("\n  ".join(line for line in lines if line))
         return 0
     if options.action == "prepare":
-        unpacked = prepare_data_set(chosen.name, chosen["from"], chosen.dataset_root)
-        print("\n".join(f"unpacked {path}" for path in unpacked) or f"{chosen.name} is there already")
-        return 0
+        return _prepare_data(chosen)
     statuses = verify_data_sets(chosen.dataset_root)
     for status in statuses:
         print(f"{'ok     ' if status.ok else 'problem'}  {status.path}{'' if status.ok else f': {status.problem}'}")
     return 0 if all(status.ok for status in statuses) else 1
+
+
+def _prepare_data(options: Namespace) -> int:
+    from clpack.benchmarks.files import prepare_data_set, resolve_dataset_root
+
+    sources = [*options["from"], *([options.raw] if options.raw else [])]
+    if options.out and options.dataset_root:
+        raise ValueError(f"OUT {options.out} and --dataset-root {options.dataset_root} are the same; drop one")
+    root = options.out or options.dataset_root
+    if options.name != "genimage":
+        unpacked = prepare_data_set(options.name, sources, root)
+        print("\n".join(f"unpacked {path}" for path in unpacked) or f"{options.name} is there already")
+        return 0
+    from clpack.benchmarks import prepare_genimage
+
+    if len(sources) != 1:
+        raise ValueError(f"genimage needs the folder of the unpacked archives: RAW, got {sources or 'none'}")
+    jobs = options.jobs if options.jobs is not None else os.cpu_count() or 1
+    with _progress_bar() as progress:
+        report = prepare_genimage(sources[0], resolve_dataset_root(root), jobs=jobs, progress=progress)
+    print(report)
+    return 0
+
+
+@contextlib.contextmanager
+def _progress_bar() -> Iterator[Callable[[int, int], None]]:
+    """Shows a bar on the standard error, if that is a terminal; yields what sets it to so many out of so many."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("")
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 _LISTS = {"tables": _tables, "streams": _streams, "strategies": _strategies}

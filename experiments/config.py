@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from clpack.names import unknown_name
+from clpack.strategies import registry
 
-__all__ = ["METRICS", "Column", "Component", "Experiment", "Metric", "Reference", "Row", "RunConfig"]
+__all__ = ["METRICS", "Column", "Component", "Experiment", "Metric", "Reference", "Row", "RunConfig", "Sources"]
 
 _COMPONENTS = ("stream", "model", "strategy")
 _LABELS = ("table", "row", "column")
@@ -23,7 +24,7 @@ _COUNTS = ("train_epochs", "train_mb_size", "eval_mb_size", "num_threads")
 
 @dataclass(frozen=True)
 class Metric:
-    """How a number computed from the accuracy matrix is printed.
+    """How a number of a finished cell is printed.
 
     Attributes:
         label: its name in tables.
@@ -31,6 +32,8 @@ class Metric:
         scale: printed value = ``scale`` times the stored fraction.
         decimals: digits after the point.
         higher_is_better: which end is printed in bold.
+        of_matrix: whether the function of this name in :mod:`clpack.metrics` computes it from the accuracy matrix.
+            Others are there only in the cells that have them.
     """
 
     label: str
@@ -38,14 +41,20 @@ class Metric:
     scale: float
     decimals: int
     higher_is_better: bool
+    of_matrix: bool = True
 
 
-#: The numbers of a finished cell, by the name of the function in :mod:`clpack.metrics` that computes them.
+#: The numbers of a finished cell by name. Of single samples: ``noise_found`` is the share of the changed samples of a
+#: noisy stream that were removed, ``unforgettable`` that of the samples never forgotten in training, and
+#: ``forgetting_events`` the mean number of times that a sample was.
 METRICS: Mapping[str, Metric] = {
     "average_accuracy": Metric("Average accuracy", "%", 100, 2, True),
     "forgetting": Metric("Forgetting", "fraction", 1, 3, False),
     "learning_accuracy": Metric("Learning accuracy", "%", 100, 2, True),
     "backward_transfer": Metric("Backward transfer", "fraction", 1, 3, True),
+    "noise_found": Metric("Changed samples removed", "%", 100, 2, True, of_matrix=False),
+    "unforgettable": Metric("Unforgettable samples", "%", 100, 2, True, of_matrix=False),
+    "forgetting_events": Metric("Forgetting events per sample", "events", 1, 2, False, of_matrix=False),
 }
 
 
@@ -92,6 +101,8 @@ class RunConfig:
         table: name of the table, a label.
         row: label of the row.
         column: label of the column.
+        sources: the cells whose traces give the scores of this one, if its strategy prunes; they have none themselves.
+            Default: none.
 
     Raises:
         TypeError, ValueError: if a number is not what it has to be.
@@ -109,6 +120,7 @@ class RunConfig:
     table: str = ""
     row: str = ""
     column: str = ""
+    sources: tuple[RunConfig, ...] = ()
 
     def __post_init__(self) -> None:
         for name in (*_COUNTS, "seed"):
@@ -117,11 +129,17 @@ class RunConfig:
                 raise TypeError(f"{name} must be an integer, got {value!r}")
             if name in _COUNTS and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        for source in self.sources:
+            if source.sources or "Trace" not in source.strategy.name.split("+"):
+                raise ValueError(
+                    f"a source must have the strategy 'Trace' and no sources itself, got {source.strategy.name!r} with "
+                    f"{len(source.sources)} sources"
+                )
 
     def settings(self) -> dict[str, Any]:
         """Returns all that influences the result, flat: ``"strategy"`` is its name, ``"strategy.lr"`` an option.
 
-        The labels (table, row, column) are not in it.
+        The labels (table, row, column) are not in it. ``"sources"``, where there are any, are their keys.
         """
         settings: dict[str, Any] = {}
         for item in fields(self):
@@ -129,6 +147,8 @@ class RunConfig:
             if item.name in _COMPONENTS:
                 settings[item.name] = value.name
                 settings.update({f"{item.name}.{option}": value.options[option] for option in value.options})
+            elif item.name == "sources":
+                settings.update({"sources": [source.key() for source in value]} if value else {})
             elif item.name not in _LABELS:
                 settings[item.name] = value
         return settings
@@ -145,6 +165,8 @@ class RunConfig:
     def with_settings(self, settings: Mapping[str, Any]) -> RunConfig:
         """Returns a copy with some of :meth:`settings` replaced or, for options of a component, added.
 
+        The sources stay as they are.
+
         Raises:
             ValueError: for a key that is no setting.
         """
@@ -158,7 +180,7 @@ class RunConfig:
                 else:
                     component = replace(component, name=value)
                 config = replace(config, **{head: component})
-            elif key in self.settings():
+            elif key in self.settings() and key != "sources":
                 config = replace(config, **{key: value})
             else:
                 raise ValueError(unknown_name("setting", key, self.settings()))
@@ -173,12 +195,32 @@ class Column:
         label: the head of the column.
         stream: the benchmark.
         model: the network.
-        settings: further settings of its cells, e.g. ``{"train_mb_size": 10}``.
+        settings: further settings of its cells, e.g. ``{"train_mb_size": 10}``. An option that only other strategies
+            have (``{"strategy.remove_count": 100}`` for fine-tuning) is left out.
+        x: a number that the metrics are drawn against; columns of one stream make one curve. Default: None, none.
     """
 
     label: str
     stream: Component
     model: Component
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    x: float | None = None
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Runs that give the cells of a row their scores: they train on the stream of the column, and record it.
+
+    Stream, model and settings are those of the column. Rows with equal sources share them.
+
+    Args:
+        strategy: the strategy ``"Trace"`` with its optimizer.
+        seeds: their seeds; the scores of the runs are combined.
+        settings: further settings, e.g. ``{"model.dropout": False}``.
+    """
+
+    strategy: Component
+    seeds: tuple[int, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -194,6 +236,7 @@ class Row:
             ``{"Split-CUB": {"strategy.lr": 0.001}}``; they win over ``settings``.
         grid: values to try, by setting, e.g. ``{"strategy.lr": [0.1, 0.01]}``; each point is a row of its own.
         upper_bound: whether the row is there to compare with, and never the best of its column. Default: False.
+        sources: where its scores come from. Default: None, not from other runs.
     """
 
     label: str
@@ -202,6 +245,7 @@ class Row:
     settings_by_column: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     upper_bound: bool = False
+    sources: Sources | None = None
 
     def points(self) -> Iterable[tuple[str, dict[str, Any]]]:
         """Yields label and settings of each point of the grid; without a grid, the row itself."""
@@ -244,9 +288,11 @@ class Experiment:
         columns: the streams.
         seeds: seeds of the repeats; default 1 to 5.
         references: values to compare with.
-        presets: replacements of settings by preset name; the key ``"seeds"`` replaces the seeds. The preset
-            ``"paper"`` is the table as it stands.
+        presets: replacements of settings by preset name, as in :attr:`Column.settings`, in cells and sources; the keys
+            ``"seeds"`` and ``"source_seeds"`` replace the seeds, ``"columns"`` names the columns that are left. The
+            preset ``"paper"`` is the table as it stands.
         metrics: names in :data:`METRICS`, in the order of printing.
+        x_label: what ``x`` of the columns is. Default: nothing.
 
     Raises:
         ValueError: if labels repeat, or a metric, column or reference does not exist.
@@ -261,6 +307,7 @@ class Experiment:
     references: tuple[Reference, ...] = ()
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     metrics: tuple[str, ...] = ("average_accuracy", "forgetting", "learning_accuracy")
+    x_label: str = ""
 
     def __post_init__(self) -> None:
         columns = [column.label for column in self.columns]
@@ -271,6 +318,7 @@ class Experiment:
         named_metrics = [*self.metrics, *(reference.metric for reference in self.references)]
         named_columns = [label for row in self.rows for label in row.settings_by_column]
         named_columns += [reference.column for reference in self.references]
+        named_columns += [label for preset in self.presets.values() for label in preset.get("columns", ())]
         for kind, named, known in (
             ("metric", named_metrics, METRICS),
             ("column", named_columns, columns),
@@ -306,35 +354,66 @@ class Experiment:
             raise ValueError(f"{self.name}: {unknown_name('preset', preset, presets)}")
         chosen = dict(presets[preset])
         preset_seeds = chosen.pop("seeds", self.seeds)
+        source_seeds = chosen.pop("source_seeds", None)
+        labels = chosen.pop("columns", [column.label for column in self.columns])
         seeds = list(preset_seeds if seeds is None else seeds)
         if not seeds or len(set(seeds)) < len(seeds):
             raise ValueError(f"seeds must be a list of different integers such as 1,2,3, got {seeds}")
-        cells = [
-            RunConfig(column.stream, column.model, row.strategy, table=self.name, row=label, column=column.label)
-            .with_settings(column.settings)
-            .with_settings(row.settings)
-            .with_settings(row.settings_by_column.get(column.label, {}))
-            .with_settings(point)
-            .with_settings(chosen)
-            .with_settings({"seed": seed})
-            for row in self.rows
-            for label, point in row.points()
-            for column in self.columns
-            for seed in seeds
-        ]
+
+        cells = []
+        for row in self.rows:
+            for label, point in row.points():
+                for column in (column for column in self.columns if column.label in labels):
+                    by_column = row.settings_by_column.get(column.label, {})
+                    cell = _resolve(column, row.strategy, (row.settings, by_column, point), chosen)
+                    sources = _sources(column, row.sources, source_seeds, chosen, self.name)
+                    cell = replace(cell, table=self.name, row=label, column=column.label, sources=sources)
+                    cells += [replace(cell, seed=seed) for seed in seeds]
         return _override(cells, overrides or {})
 
 
+def _resolve(
+    column: Column, strategy: Component, settings: Iterable[Mapping[str, Any]], preset: Mapping[str, Any]
+) -> RunConfig:
+    config = RunConfig(column.stream, column.model, strategy)
+    for changes in (_fitting(strategy, column.settings), *settings, _fitting(strategy, preset)):
+        config = config.with_settings(changes)
+    return config
+
+
+def _sources(
+    column: Column, sources: Sources | None, seeds: Sequence[int] | None, preset: Mapping[str, Any], table: str
+) -> tuple[RunConfig, ...]:
+    if sources is None:
+        return ()
+    config = _resolve(column, sources.strategy, (sources.settings,), preset)
+    config = replace(config, table=table, row="Scoring run", column=column.stream.name)
+    return tuple(replace(config, seed=seed) for seed in seeds or sources.seeds)
+
+
+def _fitting(strategy: Component, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings without options that only other strategies have."""
+    return {
+        key: value
+        for key, value in settings.items()
+        if not key.startswith("strategy.") or registry.has_option(strategy.name, key.removeprefix("strategy."))
+    }
+
+
 def _override(cells: list[RunConfig], overrides: Mapping[str, Any]) -> list[RunConfig]:
-    known = {key: value for cell in cells for key, value in cell.settings().items() if key != "seed"}
+    every = [*cells, *(source for cell in cells for source in cell.sources)]
+    known = {key: value for cell in every for key, value in cell.settings().items() if key not in ("seed", "sources")}
     for key, value in overrides.items():
         if key not in known:
             raise ValueError(unknown_name("setting", key, known))
         if _kind(value) != _kind(known[key]) and None not in (value, known[key]):
             raise TypeError(f"{key} must be {_kind(known[key])} such as {known[key]!r}, got {value!r}")
-    return [
-        cell.with_settings({key: value for key, value in overrides.items() if key in cell.settings()}) for cell in cells
-    ]
+
+    def change(cell: RunConfig) -> RunConfig:
+        changed = cell.with_settings({key: value for key, value in overrides.items() if key in cell.settings()})
+        return replace(changed, sources=tuple(map(change, cell.sources)))
+
+    return [change(cell) for cell in cells]
 
 
 def _kind(value: Any) -> str:

@@ -1,8 +1,9 @@
 """The demonstration: what a continual learner meets, on real digits, in three minutes.
 
-Fine-tuning, replay, TAG, both together and joint training, on a class-incremental, a task-incremental and a permuted
-stream of scikit-learn's digits, with three seeds. All methods have the same network, batches and epochs; the learning
-rates are those of the permuted-digits table of TAG.
+Fine-tuning, replay, replay without 40 % of each experience (removed by EpochLoss, or at random), TAG, TAG with replay,
+and joint training, on a class-incremental, a task-incremental and a permuted stream of scikit-learn's digits, with
+three seeds. All methods have the same network, batches and epochs; the learning rates are those of the permuted-digits
+table of TAG.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ __all__ = ["EXPERIMENT", "run_demo"]
 _RMSPROP = {"optimizer": "RMSprop", "lr": 0.001}
 _TAG = {"optimizer": "TAG-RMSprop", "lr": 0.001, "b": 5.0}
 _MEMORY = 100  # samples, of the 1437 in the training data
+_PRUNING = {**_RMSPROP, "mem_size": _MEMORY, "remove_fraction": 0.4, "scoring_epochs": 4, "min_per_class": 1}
 
 EXPERIMENT = Experiment(
     name="demo",
@@ -26,6 +28,8 @@ EXPERIMENT = Experiment(
     rows=(
         Row("Fine-tuning", Component("Naive", _RMSPROP)),
         Row("Replay", Component("Replay", {**_RMSPROP, "mem_size": _MEMORY})),
+        Row("EpochLoss pruning + replay", Component("Pruning+Replay", {**_PRUNING, "score": "epoch_loss"})),
+        Row("Random pruning + replay", Component("Pruning+Replay", {**_PRUNING, "score": "random"})),
         Row("TAG", Component("TAG", _TAG)),
         Row("TAG + replay", Component("Replay", {**_TAG, "mem_size": _MEMORY})),
         Row("Joint training", Component("Cumulative", _RMSPROP), upper_bound=True),

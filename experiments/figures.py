@@ -12,10 +12,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from .config import METRICS
+
 if TYPE_CHECKING:
     from .report import Table
 
-__all__ = ["accuracy_matrices", "learning_curves"]
+__all__ = ["accuracy_matrices", "learning_curves", "metric_curves"]
 
 _INK = "#010203"  # replaced by currentColor in the SVG
 _STYLE = {
@@ -34,20 +36,15 @@ def learning_curves(table: Table, column: str) -> str | None:
     """Draws the running average accuracy over the experiences, mean and standard deviation band, a line per row.
 
     Returns:
-        SVG text; None if nothing of the column is finished.
+        SVG text; None if nothing of the column is finished, or it has a single experience.
     """
     curves = {row: _stack(table, row, column, "learning_curve") for row in table.rows}
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(7.2, 3.6), layout="constrained")
         axes = figure.add_subplot()
         for index, (row, runs) in enumerate(curves.items()):
-            if runs is None:
-                continue
-            experiences = np.arange(1, runs.shape[1] + 1)
-            mean, std = runs.mean(0), runs.std(0)
-            color, dashes = f"C{index % 10}", ("-", "--", ":")[index // 10 % 3]
-            axes.plot(experiences, mean, dashes, color=color, label=row, marker="o", markersize=3, linewidth=1.6)
-            axes.fill_between(experiences, mean - std, mean + std, color=color, alpha=0.15, linewidth=0)
+            if runs is not None and runs.shape[1] > 1:
+                _curve(axes, index, row, np.arange(1, runs.shape[1] + 1), runs.mean(0), runs.std(0))
         if not axes.lines:
             return None
         axes.set_xlabel("experiences trained")
@@ -58,14 +55,43 @@ def learning_curves(table: Table, column: str) -> str | None:
         return _svg(figure, f"Learning curves on {column}")
 
 
+def metric_curves(table: Table, metric: str, stream: str) -> str | None:
+    """Draws a metric against the ``x`` of the columns of a stream, mean and standard deviation band, a line per row.
+
+    A row whose cells are the same in all of these columns is a horizontal line.
+
+    Returns:
+        SVG text; None if nothing of the columns is finished.
+    """
+    columns = table.curves[stream]
+    xs = np.array([table.plan["x"][column] for column in columns], dtype=float)
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(7.2, 3.6), layout="constrained")
+        axes = figure.add_subplot()
+        for index, row in enumerate(table.rows):
+            entries = [table.entry(row, column, metric) for column in columns]
+            mean, std = (np.array([getattr(entry, name) for entry in entries], float) for name in ("mean", "std"))
+            known = ~np.isnan(mean)
+            if known.any():
+                marker = "" if table.is_constant(row, columns) else "o"
+                _curve(axes, index, row, xs[known], mean[known], std[known], marker)
+        if not axes.lines:
+            return None
+        axes.set_xlabel(table.plan["x_label"])
+        axes.set_ylabel(f"{METRICS[metric].label.lower()} ({METRICS[metric].unit})")
+        axes.grid(axis="y", color=_INK, alpha=0.12, linewidth=0.6)
+        figure.legend(loc="outside right upper", frameon=False)
+        return _svg(figure, f"{METRICS[metric].label} on {stream}")
+
+
 def accuracy_matrices(table: Table, column: str) -> str | None:
     """Draws the accuracy matrix of each row, averaged over the seeds, side by side on one color scale.
 
     Returns:
-        SVG text; None if nothing of the column is finished.
+        SVG text; None if nothing of the column is finished, or it has a single experience.
     """
     stacks = {row: _stack(table, row, column, "accuracy_matrix") for row in table.rows}
-    matrices = {row: runs.mean(0) for row, runs in stacks.items() if runs is not None}
+    matrices = {row: runs.mean(0) for row, runs in stacks.items() if runs is not None and runs.shape[1] > 1}
     if not matrices:
         return None
     width = min(4, len(matrices))
@@ -90,6 +116,13 @@ def accuracy_matrices(table: Table, column: str) -> str | None:
         figure.supylabel("accuracy on experience", fontsize=9)
         figure.colorbar(image, ax=grid, label="accuracy (%)", shrink=0.8, aspect=30).outline.set_visible(False)
         return _svg(figure, f"Accuracy matrices on {column}")
+
+
+def _curve(axes: Any, index: int, label: str, x: Any, mean: Any, std: Any, marker: str = "o") -> None:
+    """Draws one line with its band, in the color and dashes of the ``index``-th row."""
+    color, dashes = f"C{index % 10}", ("-", "--", ":")[index // 10 % 3]
+    axes.plot(x, mean, dashes, color=color, label=label, marker=marker, markersize=3, linewidth=1.6)
+    axes.fill_between(x, mean - std, mean + std, color=color, alpha=0.15, linewidth=0)
 
 
 def _annotate(axes: Any, matrix: np.ndarray[Any, Any]) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import datetime
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
 import clpack
 
-from .figures import accuracy_matrices, learning_curves
+from .figures import accuracy_matrices, learning_curves, metric_curves
 from .report import Cell, Table, metric_title
 
 __all__ = ["render_page"]
@@ -67,17 +67,24 @@ def _section(table: Table) -> str:
         _notes(table.notes()),
         _failures(table),
         _pictures(
-            table,
+            "Curves",
+            "Means of the tables; the band is ± one population standard deviation over the seeds.",
+            {
+                f"{metric_title(metric)}, {stream}": metric_curves(table, metric, stream)
+                for stream in table.curves
+                for metric in table.plan["metrics"]
+            },
+        ),
+        _pictures(
             "Learning curves",
             "Mean accuracy on the experiences seen so far; the band is ± one population "
             "standard deviation over the seeds.",
-            learning_curves,
+            {column: learning_curves(table, column) for column in table.columns},
         ),
         _pictures(
-            table,
             "Accuracy matrices",
             "Test accuracy on each experience (down) after training each experience (across), mean over the seeds.",
-            accuracy_matrices,
+            {column: accuracy_matrices(table, column) for column in table.columns},
         ),
         _costs(table),
         _configuration(table),
@@ -132,9 +139,8 @@ def _failures(table: Table) -> str:
     return "<h2>Failed cells</h2>" + _table("<tr><th>Method</th><th>Stream</th><th>Seed</th><th>Reason</th></tr>", body)
 
 
-def _pictures(table: Table, title: str, caption: str, draw: Any) -> str:
-    pictures = {column: draw(table, column) for column in table.columns}
-    blocks = [f"<h3>{escape(column)}</h3>{svg}" for column, svg in pictures.items() if svg]
+def _pictures(title: str, caption: str, pictures: Mapping[str, str | None]) -> str:
+    blocks = [f"<h3>{escape(head)}</h3>{svg}" for head, svg in pictures.items() if svg]
     return f'<h2>{title}</h2><p class="soft">{caption}</p>{"".join(blocks)}' if blocks else ""
 
 

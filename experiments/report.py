@@ -146,6 +146,20 @@ class Table:
         """The seeds, ascending."""
         return sorted({cell.settings["seed"] for cell in self.cells})
 
+    @property
+    def curves(self) -> dict[str, list[str]]:
+        """Labels of the columns that have an ``x``, in its order, by the name of their stream."""
+        x = self.plan.get("x", {})
+        curves: dict[str, list[str]] = {}
+        for column in sorted((column for column in self.columns if column in x), key=x.__getitem__):
+            stream = next(cell.settings["stream"] for cell in self.cells if cell.column == column)
+            curves.setdefault(stream, []).append(column)
+        return curves
+
+    def is_constant(self, row: str, columns: Sequence[str]) -> bool:
+        """Returns whether the cells of a row are the same in all these columns."""
+        return len({tuple(cell.key for cell in self.at(row, column)) for column in columns}) == 1
+
     def at(self, row: str, column: str) -> list[Cell]:
         """Returns the cells of one row and one column, one per seed."""
         return [cell for cell in self.cells if (cell.row, cell.column) == (row, column)]
@@ -153,7 +167,7 @@ class Table:
     def entry(self, row: str, column: str, metric: str) -> Entry:
         """Returns the entry of one row, column and metric."""
         cells = self.at(row, column)
-        stored = [cell.content["result"]["metrics"][metric] for cell in cells if cell.content is not None]
+        stored = [cell.content["result"]["metrics"].get(metric) for cell in cells if cell.content is not None]
         references = [
             Reference(**reference)
             for reference in self.plan["references"]
@@ -228,16 +242,20 @@ class ReportPaths:
         markdown: the tables.
         entries: CSV, one line per table entry.
         cells: CSV, one line per cell.
+        curves: SVG, one file per metric and stream of the tables whose columns have an ``x``.
     """
 
     html: Path
     markdown: Path
     entries: Path
     cells: Path
+    curves: tuple[Path, ...]
 
 
 def report(directory: str | os.PathLike[str]) -> ReportPaths:
-    """Writes the reports of a result folder into it: ``report.html``, ``report.md``, ``entries.csv``, ``cells.csv``.
+    """Writes the reports of a result folder into it.
+
+    They are ``report.html``, ``report.md``, ``entries.csv``, ``cells.csv``, and the curves in ``figures/``.
 
     Args:
         directory: the folder given to the runs as ``out``.
@@ -252,11 +270,16 @@ def report(directory: str | os.PathLike[str]) -> ReportPaths:
 
     tables = load_tables(directory)
     root = Path(directory).resolve()
-    paths = ReportPaths(root / "report.html", root / "report.md", root / "entries.csv", root / "cells.csv")
+    curves = {root / "figures" / name: svg for table in tables for name, svg in _curve_files(table).items()}
+    paths = ReportPaths(
+        root / "report.html", root / "report.md", root / "entries.csv", root / "cells.csv", tuple(curves)
+    )
     write_text(paths.markdown, markdown(tables))
     write_text(paths.entries, _csv(_entry_record(table, entry) for table in tables for entry in table.entries()))
     write_text(paths.cells, _csv(_cell_record(table, cell) for table in tables for cell in table.cells))
     write_text(paths.html, render_page(tables))
+    for path, svg in curves.items():
+        write_text(path, svg)
     return paths
 
 
@@ -386,6 +409,21 @@ def _plus_minus(metric: str, mean: float | None, std: float | None) -> str:
     if mean is None:
         return "undefined"
     return _number(metric, mean) if std is None else f"{_number(metric, mean)} ± {_number(metric, std)}"
+
+
+def _curve_files(table: Table) -> dict[str, str]:
+    """Returns the curves of a table as SVG files, by file name."""
+    from .figures import metric_curves
+
+    ink = "<style>svg{color:#1f2328}@media(prefers-color-scheme:dark){svg{color:#e6e8eb}}</style>"
+    files = {}
+    for stream in table.curves:
+        for metric in table.plan["metrics"]:
+            svg = metric_curves(table, metric, stream)
+            if svg:
+                name = f"{table.plan['name'].replace('/', '-')}-{stream}-{metric}.svg"
+                files[name] = svg.replace(">", f">{ink}", 1) + "\n"
+    return files
 
 
 def _entry_record(table: Table, entry: Entry) -> dict[str, Any]:

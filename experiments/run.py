@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import os
 import time
@@ -92,7 +93,7 @@ def run_experiment(
     address: str | None = None,
     checkpoint_every: int = 1000,
 ) -> RunSummary:
-    """Computes the cells of a table that are not finished yet.
+    """Computes the cells of a table that are not finished yet, and before them the sources that they need.
 
     Args:
         experiment: the table.
@@ -107,7 +108,8 @@ def run_experiment(
         checkpoint_every: iterations between two checkpoints inside an experience.
 
     Returns:
-        What became of each cell. A failed cell does not stop the others; running again retries it.
+        What became of each cell, and of the sources that were missing. A failed cell does not stop the others (but
+        for those it is a source of, which fail too); running again retries it.
 
     Raises:
         ValueError, TypeError: for a bad argument, or a device, stream, model or strategy that cannot be as it is set,
@@ -130,37 +132,51 @@ def run_experiment(
     store = ResultStore(out)
     finished = [key for key in mine if store.result(key) is not None]
     outcomes = [CellOutcome(key, mine[key].label(), "reused") for key in finished]
-    pending = [cell for key, cell in mine.items() if key not in finished]
+    pending = {key: cell for key, cell in mine.items() if key not in finished}
+    sources = {source.key(): source for cell in pending.values() for source in cell.sources}
+    pending = {key: source for key, source in sources.items() if store.result(key) is None} | pending
     if pending:
-        _check_components(pending, here=executor == "local")
+        _check_components(list(pending.values()), here=executor == "local")
     plan = _plan(experiment, cells, preset, overrides or {})
     store.save_plan(plan["name"], plan)
 
     work = functools.partial(attempt_cell, root=store.root, checkpoint_every=checkpoint_every)
     lost = functools.partial(_record_loss, store=store)
-    stream: Iterator[CellOutcome]
-    if executor == "ray":
-        stream = executors.on_ray(work, pending, jobs=jobs, lost=lost, address=address)
-    elif jobs > 1:
-        stream = executors.in_processes(work, pending, jobs=jobs, lost=lost)
-    else:
-        stream = executors.in_this_process(work, pending)
-    with ProgressDisplay(store, [cell.key() for cell in pending]) as display:
-        for outcome in stream:
+
+    def compute(cells: Sequence[RunConfig]) -> Iterator[CellOutcome]:
+        if executor == "ray":
+            return executors.on_ray(work, cells, jobs=jobs, lost=lost, address=address)
+        if jobs > 1:
+            return executors.in_processes(work, cells, jobs=jobs, lost=lost)
+        return executors.in_this_process(work, cells)
+
+    phases = [[cell for cell in pending.values() if bool(cell.sources) == late] for late in (False, True)]
+    with ProgressDisplay(store, list(pending)) as display:
+        for outcome in itertools.chain.from_iterable(compute(cells) for cells in phases if cells):
             outcomes.append(outcome)
             display.finished(outcome)
     return RunSummary(tuple(outcomes), plan["name"], store.root)
 
 
-def attempt_cell(config: RunConfig, *, root: Path, checkpoint_every: int) -> CellOutcome:
+def attempt_cell(config: RunConfig, *, root: Path, checkpoint_every: int, wait: bool = False) -> CellOutcome:
     """Computes one cell unless it is finished or in other hands; an error is recorded, not raised.
 
-    What the run prints goes to ``console.txt`` in the folder of the cell.
+    Sources in other hands are waited for. What the run prints goes to ``console.txt`` in the folder of the cell.
+
+    Args:
+        config: the cell.
+        root: the folder of the results.
+        checkpoint_every: iterations between two checkpoints inside an experience.
+        wait: whether to wait for a cell that is in other hands. Default: False.
     """
     store = ResultStore(root)
+    for source in config.sources:
+        reason = _missing_source(source, store, checkpoint_every)
+        if reason is not None:
+            return _record_loss(config, reason, store=store)
     started = time.monotonic()
     outcome = functools.partial(CellOutcome, config.key(), config.label())
-    with store.claim(config.key()) as claimed:
+    with store.claim(config.key(), wait=wait) as claimed:
         if not claimed:
             return outcome("busy")
         if store.result(config.key()) is not None:
@@ -205,7 +221,7 @@ def _check_components(cells: Sequence[RunConfig], *, here: bool) -> None:
 
     for cell in _distinct(cells, "device"):
         check_device(cell.device, here=here)
-    for cell in _distinct(cells, "strategy", "train_epochs", "train_mb_size", "eval_mb_size"):
+    for cell in _distinct(cells, "strategy", "train_epochs", "train_mb_size", "eval_mb_size", "sources"):
         check_strategy(cell)
     for cell in _distinct(cells, "stream", "seed"):
         check_benchmark(cell)
@@ -226,6 +242,17 @@ def _distinct(cells: Sequence[RunConfig], *names: str) -> list[RunConfig]:
     return list(chosen.values())
 
 
+def _missing_source(source: RunConfig, store: ResultStore, checkpoint_every: int) -> str | None:
+    """Returns why a cell that needs this source cannot be computed; None if it can."""
+    with store.claim(source.key(), wait=True):
+        settled = store.result(source.key()) is not None or store.error(source.key()) is not None
+    if not settled:  # the process that had it in hand is gone
+        attempt_cell(source, root=store.root, checkpoint_every=checkpoint_every, wait=True)
+    if store.result(source.key()) is not None:
+        return None
+    return f"its source failed: {source.label()}, cell {source.key()}: {store.error(source.key())}"
+
+
 def _record_loss(config: RunConfig, reason: str, *, store: ResultStore) -> CellOutcome:
     store.fail(config, reason)
     return CellOutcome(config.key(), config.label(), "failed", reason=reason)
@@ -235,6 +262,7 @@ def _plan(
     experiment: Experiment, cells: Sequence[RunConfig], preset: str, overrides: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Returns the content of the file that tells the report which cell belongs where."""
+    columns = {cell.column for cell in cells}
     return {
         "name": experiment.name if preset == "paper" else f"{experiment.name}.{preset}",
         "title": experiment.title,
@@ -243,7 +271,9 @@ def _plan(
         "overrides": dict(overrides),
         "metrics": list(experiment.metrics),
         "upper_bounds": [label for row in experiment.rows if row.upper_bound for label, _ in row.points()],
-        "references": [vars(reference) for reference in experiment.references],
+        "references": [vars(reference) for reference in experiment.references if reference.column in columns],
+        "x_label": experiment.x_label,
+        "x": {column.label: column.x for column in experiment.columns if column.x is not None},
         "cells": [
             {"row": cell.row, "column": cell.column, "key": cell.key(), "settings": cell.settings()} for cell in cells
         ],

@@ -49,11 +49,16 @@ class ResultStore:
         return self.root / "cells" / key
 
     @contextlib.contextmanager
-    def claim(self, key: str) -> Iterator[bool]:
-        """Holds the lock of a cell inside the ``with`` block; yields False if another process holds it."""
+    def claim(self, key: str, *, wait: bool = False) -> Iterator[bool]:
+        """Holds the lock of a cell inside the ``with`` block; yields False if another process holds it.
+
+        Args:
+            key: the cell.
+            wait: whether to wait for the other process instead. Default: False.
+        """
         path = self.root / "locks" / f"{key}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path, timeout=0)
+        lock = FileLock(path, timeout=-1 if wait else 0)
         try:
             lock.acquire()
         except Timeout:

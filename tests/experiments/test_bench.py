@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from clpack.experiments.bench import loader, tag
+from clpack.experiments.bench import genimage, loader, tag
 
 
 def test_tag_bench_prints_ratios(capsys):
@@ -18,3 +18,15 @@ def test_loader_bench_measures_all_cases():
     rows = loader.measure(num_samples=512, epochs=2)
     assert {row["batch_size"] for row in rows} == {10, 128}
     assert all(row["ratio"] > 0 for row in rows)
+
+
+def test_genimage_bench_measures_both():
+    figures = genimage.measure(rounds=1, num_images=40)
+    assert figures["ours"] / figures["bare"] == figures["ratio"] > 0
+
+
+def test_pruning_bench_measures_all_cases():
+    rows = pruning.measure(512, 8, epoch_samples=128, epochs=2, memory_samples=1 << 16, memory_presentations=90)
+    assert [row["unit"] for row in rows] == ["ms", "ms", "ms", "MiB"]
+    assert all(row["ratio"] > 0 for row in rows)
+    assert rows[-1]["ratio"] <= 1.1  # no time, but bytes: scores are computed in blocks

@@ -10,7 +10,9 @@ import sys
 import textwrap
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import clpack.experiments
 from clpack.benchmarks import files
@@ -199,7 +201,7 @@ def test_an_interrupt(monkeypatch, tmp_path, capsys):
         (["run", "testing/small", "--set", "strategy.lr=big"], "strategy.lr must be a number"),
         (["run", "testing/small", "--set", "strategy.lr=0"], "lr must be positive, got 0"),
         (["run", "testing/small", "--set", "strategy.memory=3"], "unknown setting 'strategy.memory'"),
-        (["run", "testing/small", "--set", "model=Foo"], "unknown model 'Foo': expected one of MLP, ReducedResNet18"),
+        (["run", "testing/small", "--set", "model=Foo"], "unknown model 'Foo': expected one of MLP, "),
         (
             ["run", "testing/small", "--set", "device=banana"],
             "device must be one of torch, such as cpu, cuda or cuda:1",
@@ -218,6 +220,11 @@ def test_an_interrupt(monkeypatch, tmp_path, capsys):
         (["run", "testing/small", "--job", "2", "--frobnicate"], "unrecognized arguments"),
         (["data", "prepare", "mnist"], "clpack data: unknown data set 'mnist': did you mean 'MNIST'?"),
         (["data", "prepare", "MNIST", "--from", "nowhere"], "there is no file or folder nowhere"),
+        (["data", "prepare", "genimage"], "genimage needs the folder of the unpacked archives: RAW, got none"),
+        (["data", "prepare", "genimage", "a", "out", "--from", "b"], "RAW, got ['b', 'a']"),
+        (["data", "prepare", "genimage", "nowhere", "out"], "there is no folder nowhere"),
+        (["data", "prepare", "genimage", ".", "out"], ". holds no GenImage download: expected one or more of"),
+        (["data", "prepare", "MNIST", ".", "a", "--dataset-root", "b"], "OUT a and --dataset-root b are the same; dr"),
         (["data"], "{list,verify,prepare}"),
         (["report", "nowhere"], "clpack report: no results in"),
         (["frobnicate"], "invalid choice: 'frobnicate'"),
@@ -271,7 +278,9 @@ def test_unknown_key_in_a_file(tmp_path, capsys):
 
 def test_data(tmp_path, capsys):
     assert main(["data", "list"]) == 0
-    assert "MNIST: 4 files" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "MNIST: 4 files" in out
+    assert "clpack data prepare genimage RAW OUT" in out
     assert main(["data", "verify", "--dataset-root", str(tmp_path)]) == 1
     assert f"problem  {tmp_path}/MNIST/raw/train-images-idx3-ubyte: missing" in capsys.readouterr().out
 
@@ -291,6 +300,27 @@ def test_prepare_data(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "store/letters/a").read_bytes() == b"abc"
     assert main(command) == 0
     assert capsys.readouterr().out == "Letters is there already\n"
+
+
+def test_prepare_genimage(tmp_path, capsys):
+    archive = tmp_path / "raw" / "imagenet_ai_0508_adm"
+    for part in ("train/nature", "train/ai", "val/nature", "val/ai"):
+        (archive / part).mkdir(parents=True)
+    Image.new("RGB", (80, 70)).save(archive / "train/ai/948_adm_1.PNG")  # a class of task 0
+    (archive / "val/ai/948_adm_2.PNG").write_bytes(b"no image")
+    command = ["data", "prepare", "genimage", str(tmp_path / "raw"), str(tmp_path / "out"), "--jobs", "1"]
+    for _ in range(2):
+        assert main(command) == 0
+        out = capsys.readouterr().out
+        assert "ADM train/ai: 1 images\n" in out
+        assert "skipped imagenet_ai_0508_adm/val/ai/948_adm_2.PNG: cannot identify image file" in out
+    images = tmp_path / "out/genimage/ADM/0/train/ai/images.npy"
+    assert np.load(images).shape == (1, 3, 64, 64)
+    assert main(["data", "verify", "--dataset-root", str(tmp_path / "out")]) == 1  # of the other data sets
+    assert f"ok       {images}\n" in capsys.readouterr().out
+    os.truncate(images, 1000)
+    main(["data", "verify", "--dataset-root", str(tmp_path / "out")])
+    assert f"problem  {images}: 1000 bytes where 12416 are expected\n" in capsys.readouterr().out
 
 
 def test_answers_without_torch():

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from clpack.experiments.config import Column, Component, Experiment, Reference, Row, RunConfig
+from clpack.experiments.config import Column, Component, Experiment, Reference, Row, RunConfig, Sources
 
 
 def config(**changes):
@@ -16,6 +16,10 @@ def config(**changes):
             **changes,
         }
     )
+
+
+def source(**changes):
+    return config(strategy=Component("Trace", {"lr": 0.1}), **changes)
 
 
 def table(**changes):
@@ -89,7 +93,14 @@ class TestKey:
 
     def test_every_field_but_the_labels_is_a_setting(self):
         names = {field.name for field in dataclasses.fields(RunConfig)}
-        assert names - config().settings().keys() == {"table", "row", "column"}
+        settings = config(sources=(source(),)).settings()
+        assert names - settings.keys() == {"table", "row", "column"}
+        assert settings["sources"] == [source().key()]
+
+    def test_sources_count_only_where_there_are_any(self):
+        assert config(sources=()).settings() == config().settings()
+        one, two = config(sources=(source(),)), config(sources=(source(seed=2),))
+        assert len({config().key(), one.key(), two.key()}) == 3
 
 
 class TestBadInput:
@@ -100,6 +111,12 @@ class TestBadInput:
             config(train_mb_size=1.5)
         with pytest.raises(TypeError, match="seed must be an integer, got True"):
             config(seed=True)
+
+    def test_sources(self):
+        with pytest.raises(ValueError, match="a source must have the strategy 'Trace' and no sources itself, got 'Nai"):
+            config(sources=(config(),))
+        with pytest.raises(ValueError, match="got 'Trace' with 1 sources"):
+            config(sources=(source(sources=(source(),)),))
 
     def test_options_that_json_cannot_hold(self):
         with pytest.raises(TypeError, match="options of 'Naive' must be plain JSON values"):
@@ -119,6 +136,7 @@ class TestBadInput:
             ({"references": (Reference("sgd", "A", "forgetting", 0.1),)}, "unknown row 'sgd': did you mean 'SGD'"),
             ({"seeds": (1, 1)}, "seeds of test/table must be there and differ"),
             ({"rows": ()}, "rows of test/table must be there"),
+            ({"presets": {"short": {"columns": ("a",)}}}, "unknown column 'a': did you mean 'A'"),
         ],
     )
     def test_tables(self, changes, message):
@@ -165,6 +183,23 @@ class TestCells:
             ("SGD (lr=0.2, train_epochs=2)", 0.2, 2),
         ]
 
+    def test_a_preset_may_leave_columns_out(self):
+        cells = table(presets={"short": {"columns": ("B",)}}).cells(preset="short")
+        assert [(cell.row, cell.column) for cell in cells[::2]] == [("SGD", "B"), ("TAG", "B")]
+
+    def test_options_of_other_strategies_are_left_out(self):
+        columns = tuple(
+            dataclasses.replace(table().columns[0], label=str(count), settings={"strategy.remove_count": count})
+            for count in (1, 2)
+        )
+        rows = (Row("none", Component("Naive")), Row("random", Component("Pruning+Replay", {"score": "random"})))
+        presets = {"short": {"strategy.lr": 0.5, "strategy.scoring_epochs": 3}}
+        none, same, one, two = table(rows=rows, columns=columns, seeds=(1,), presets=presets).cells(preset="short")
+        assert none.strategy.options == {"lr": 0.5}
+        assert none.key() == same.key()
+        assert one.strategy.options == {"score": "random", "remove_count": 1, "lr": 0.5, "scoring_epochs": 3}
+        assert two.strategy.options["remove_count"] == 2
+
     @pytest.mark.parametrize(
         ("arguments", "error", "message"),
         [
@@ -182,3 +217,49 @@ class TestCells:
     def test_bad_input(self, arguments, error, message):
         with pytest.raises(error, match=message):
             table().cells(**arguments)
+
+
+class TestSources:
+    TABLE = table(
+        rows=(
+            Row(
+                "MLI",
+                Component("Pruning", {"score": "mli", "lr": 0.1}),
+                settings={"train_epochs": 5},
+                sources=Sources(Component("Trace", {"lr": 0.2}), (1, 2), {"model.dropout": 0.0}),
+            ),
+            Row("Forgetting", Component("Pruning"), sources=Sources(Component("Trace", {"lr": 0.2}), (1, 2))),
+        ),
+        presets={"short": {"seeds": (7,), "source_seeds": (8,), "train_epochs": 1, "strategy.scoring_epochs": 2}},
+    )
+
+    def test_they_have_the_settings_of_the_column_and_their_own(self):
+        cell = next(cell for cell in self.TABLE.cells() if (cell.row, cell.column) == ("MLI", "B"))
+        assert cell.train_epochs == 5
+        for seed, source in zip((1, 2), cell.sources, strict=True):
+            assert source.label() == f"Scoring run on PermutedDigits, seed {seed}"
+            assert (source.train_epochs, source.train_mb_size) == (3, 64)
+            assert (source.strategy, source.model.options) == (Component("Trace", {"lr": 0.2}), {"dropout": 0.0})
+
+    def test_cells_share_them(self):
+        cells = self.TABLE.cells()
+        keys = {(cell.row, cell.column): [source.key() for source in cell.sources] for cell in cells}
+        assert len({tuple(sources) for sources in keys.values()}) == 4  # two rows that differ in dropout, two columns
+        assert [source.key() for source in cells[0].sources] == [source.key() for source in cells[1].sources]
+
+    def test_presets_and_overrides_hold_for_them_too(self):
+        cells = self.TABLE.cells(preset="short", overrides={"strategy.lr": 0.3, "device": "cuda", "model.dropout": 0.5})
+        assert [cell.seed for cell in cells] == [7] * 4
+        for cell in cells:
+            (source,) = cell.sources
+            assert (source.seed, source.train_epochs, source.device) == (8, 1, "cuda")
+            assert source.strategy.options == {"lr": 0.3}
+            assert cell.strategy.options["scoring_epochs"] == 2
+        assert cells[0].sources[0].model.options == {"dropout": 0.5}
+        assert cells[0].model.options == {}
+
+    def test_they_are_no_setting(self):
+        with pytest.raises(ValueError, match="unknown setting 'sources'"):
+            self.TABLE.cells(overrides={"sources": []})
+        with pytest.raises(ValueError, match="unknown setting 'sources'"):
+            self.TABLE.cells()[0].with_settings({"sources": []})

@@ -226,3 +226,60 @@ def test_documents_that_cannot_be_filled(full, tmp_path):
     document.write_text("no table\n")
     with pytest.raises(ValueError, match="has no place for a table"):
         write_into(full.root, document)
+
+
+def test_metrics_are_drawn_against_x(tmp_path):
+    columns = tuple(
+        dataclasses.replace(TABLE.columns[0], label=label, settings={"strategy.remove_count": x}, x=x)
+        for label, x in (("many", 30), ("few", 10), ("some", 20))
+    )
+    rows = (Row("none", Component("Naive")), Row("random", Component("Pruning", {"score": "random"})))
+    experiment = dataclasses.replace(
+        TABLE, rows=rows, columns=(*columns, TABLE.columns[0]), references=(), x_label="removed samples"
+    )
+    store = ResultStore(tmp_path)
+    plan = _plan(experiment, experiment.cells(), "paper", {})
+    store.save_plan(plan["name"], plan)
+    for cell in experiment.cells():
+        if cell.column != "few":
+            finish(store, cell, 0.5, 0.1)
+
+    (table,) = load_tables(tmp_path)
+    assert table.curves == {"PermutedDigits": ["few", "some", "many"]}
+    assert table.is_constant("none", table.curves["PermutedDigits"])
+    assert not table.is_constant("random", table.curves["PermutedDigits"])
+    paths = report(tmp_path)
+    assert [path.name for path in paths.curves] == [
+        "tag-digits-PermutedDigits-average_accuracy.svg",
+        "tag-digits-PermutedDigits-forgetting.svg",
+    ]
+    svg = paths.curves[0].read_text()
+    assert all(text in svg for text in ("removed samples", "average accuracy (%)", "random", "prefers-color-scheme"))
+    page = paths.html.read_text()
+    assert page.count("<svg ") == 2 + 2 * 4  # a curve per metric; a learning curve and matrices per column
+    assert "<h2>Curves</h2>" in page
+
+
+def test_a_single_experience_has_no_learning_curve(store):
+    for cell in TABLE.cells():
+        finish(store, cell, 0.5, 0.1)
+        content = store.result(cell.key())
+        content["result"].update(accuracy_matrix=[[0.5]], learning_curve=[0.5])
+        store.finish(cell, content["result"], content["environment"])
+    page = report(store.root).html.read_text()
+    assert "<svg" not in page
+    assert "Accuracy matrices" not in page
+
+
+def test_metrics_that_only_some_cells_have(store):
+    noisy = dataclasses.replace(TABLE, metrics=("noise_found",), references=())
+    plan = _plan(noisy, noisy.cells(), "paper", {})
+    store.save_plan(plan["name"], plan)
+    for cell in noisy.cells():
+        finish(store, cell, 0.5, 0.1)
+    content = store.result(noisy.cells()[0].key())
+    content["result"]["metrics"]["noise_found"] = 0.25
+    store.finish(noisy.cells()[0], content["result"], content["environment"])
+    text = report(store.root).markdown.read_text()
+    assert "| SGD | 25.00 ± 0.00 |" in text
+    assert "| TAG\\|RMSProp | undefined |" in text

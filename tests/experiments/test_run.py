@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import itertools
 import sys
+import threading
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,10 +11,11 @@ import pytest
 import torch
 
 from clpack.experiments import build, executors
-from clpack.experiments.config import Column, Component, Experiment, Row
+from clpack.experiments.config import Column, Component, Experiment, Row, Sources
 from clpack.experiments.run import run_experiment, shard_of
 from clpack.experiments.store import ResultStore
 
+TRACE = Component("Trace", {"lr": 0.1})
 TABLE = Experiment(
     name="test/table",
     title="A table",
@@ -21,6 +24,17 @@ TABLE = Experiment(
     columns=(Column("Digits", Component("SplitDigits", {"n_experiences": 5}), Component("MLP")),),
     seeds=(1, 2),
     presets={"smoke": {"seeds": (9,)}},
+)
+SCORED = replace(
+    TABLE,
+    rows=(
+        *(
+            Row(score, Component("Pruning", {"lr": 0.1, "score": score}), sources=Sources(TRACE, (1, 2)))
+            for score in ("mli", "aum")
+        ),
+        TABLE.rows[0],
+    ),
+    seeds=(3,),
 )
 
 
@@ -94,6 +108,65 @@ def test_a_cell_in_other_hands_is_left_alone(cell, tmp_path):
     assert ("Naive", 1) not in cell.calls
 
 
+def test_sources_are_computed_first_and_once(cell, tmp_path, capsys):
+    summary = run_experiment(SCORED, out=tmp_path)
+    assert cell.calls == [("Trace", 1), ("Trace", 2), ("Naive", 3), ("Pruning", 3), ("Pruning", 3)]
+    assert str(summary) == "5 cells: 5 computed"
+    assert "[1/5] done   Scoring run on SplitDigits, seed 1" in capsys.readouterr().err
+    assert len(ResultStore(tmp_path).plans()[0]["cells"]) == 3  # they stand in no table
+    run_experiment(SCORED, out=tmp_path, seeds=[3, 4])
+    assert cell.calls[5:] == [("Naive", 4), ("Pruning", 4), ("Pruning", 4)]
+
+
+def test_a_failed_source_fails_the_cells_that_need_it(cell, tmp_path):
+    cell.broken.add(("Trace", 2))
+    summary = run_experiment(SCORED, out=tmp_path)
+    assert statuses(summary) == ["done", "failed", "done", "failed", "failed"]
+    key = SCORED.cells()[0].sources[1].key()
+    assert summary.outcomes[-1].reason == (
+        f"its source failed: Scoring run on SplitDigits, seed 2, cell {key}: ValueError: the loss is NaN"
+    )
+    assert ResultStore(tmp_path).error(SCORED.cells()[0].key()) == summary.outcomes[-1].reason
+    assert cell.calls.count(("Trace", 2)) == 1
+
+    cell.broken.clear()
+    assert sorted(statuses(run_experiment(SCORED, out=tmp_path))) == ["done"] * 3 + ["reused"]
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_source_in_other_hands_is_waited_for(cell, tmp_path, killed):
+    store, source = ResultStore(tmp_path), SCORED.cells()[0].sources[0]
+    claimed = threading.Event()
+
+    def other_process():
+        with store.claim(source.key()):
+            claimed.set()
+            time.sleep(0.3)
+            if not killed:
+                store.finish(source, {}, {})
+
+    thread = threading.Thread(target=other_process)
+    thread.start()
+    claimed.wait()
+    summary = run_experiment(SCORED, out=tmp_path)
+    thread.join()
+    assert statuses(summary) == ["busy", "done", "done", "done", "done"]
+    assert cell.calls.count(("Trace", 1)) == killed  # then it is computed here
+
+
+def test_shards_share_the_sources(cell, tmp_path):
+    for index in range(3):
+        run_experiment(SCORED, out=tmp_path, shard=(index, 3))
+    assert sorted(cell.calls) == [("Naive", 3), ("Pruning", 3), ("Pruning", 3), ("Trace", 1), ("Trace", 2)]
+
+
+def test_sources_need_a_strategy_that_takes_scores(cell, tmp_path):
+    table = replace(SCORED, rows=(replace(SCORED.rows[0], strategy=TABLE.rows[0].strategy),))
+    with pytest.raises(ValueError, match="row 'mli' has sources, but its strategy 'Naive' takes no scores; use Prunin"):
+        run_experiment(table, out=tmp_path)
+    assert cell.calls == []
+
+
 def test_an_interrupt_ends_the_run_and_the_next_one_goes_on(cell, tmp_path, monkeypatch):
     def interrupted(config, store, *, checkpoint_every):
         if cell.calls:
@@ -148,7 +221,7 @@ def test_what_a_run_prints_goes_to_a_file(cell, tmp_path, capsys):
         ({"overrides": {"stream": "SplitDigit"}}, "unknown stream 'SplitDigit': did you mean 'SplitDigits'"),
         ({"overrides": {"strategy": "replai"}}, "unknown strategy 'replai': did you mean 'Replay'"),
         ({"overrides": {"strategy.lr": 0}}, "lr must be positive, got 0"),
-        ({"overrides": {"model": "Foo"}}, "unknown model 'Foo': expected one of MLP, ReducedResNet18"),
+        ({"overrides": {"model": "Foo"}}, "unknown model 'Foo': expected one of MLP, "),
         ({"overrides": {"model": "ReducedResNet18"}}, "input_size must be at least 25 pixels .*, got 8"),
         ({"overrides": {"device": "banana"}}, "device must be one of torch, such as cpu, cuda or cuda:1, got 'banana'"),
         ({"overrides": {"device": "cuda:999"}}, r"device is 'cuda:999', but torch sees \d+ CUDA devices here"),

@@ -1,0 +1,150 @@
+"""What a cell knows of single samples: scores from the traces of other cells, and records of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import clpack.strategies
+from clpack.pruning import Trace, aggregate_runs, get_score
+from clpack.strategies import PruningPlugin, TracePlugin, dataset_field
+
+from .config import RunConfig
+from .store import ResultStore
+
+__all__ = ["sample_metrics", "sample_records", "save_into", "source_scores"]
+
+_FOLDERS: dict[Any, str] = {TracePlugin: "traces", PruningPlugin: "pruning"}
+
+
+def source_scores(config: RunConfig, store: ResultStore, data: dict[str, Any]) -> dict[int, NDArray[np.float64]]:
+    """Returns the scores of each experience of a cell, from the traces of its sources.
+
+    Each trace is scored with the ``score`` and the ``score_options`` of the cell, and the runs are combined as
+    :data:`clpack.pruning.SCORES` says.
+
+    Args:
+        config: a cell with sources.
+        store: where their folders lie.
+        data: the fingerprint of the stream of the cell.
+
+    Returns:
+        Float64 arrays of shape ``(N,)``, by the index of the experience.
+
+    Raises:
+        ValueError: if a source is not finished, or was trained on other data.
+        FileNotFoundError: if a trace is missing.
+    """
+    options = config.strategy.options
+    name = options.get("score", clpack.strategies.describe(config.strategy.name).options["score"].default)
+    runs = []
+    for source in config.sources:
+        who = f"source {source.key()} ({source.label()})"
+        content = store.result(source.key())
+        if content is None:
+            raise ValueError(f"{who} is not finished; compute it first")
+        if content["result"]["data"] != data:
+            raise ValueError(
+                f"{who} was trained on other data than this cell; give both streams the same seed and the same "
+                "options, augmentation aside"
+            )
+        folder = store.folder(source.key())
+        traces = [_load_trace(folder, index) for index in range(len(data["n_train"]))]
+        runs.append([trace.score(name, **(options.get("score_options") or {})) for trace in traces])
+    how = get_score(name).aggregate
+    return {index: aggregate_runs(scores, how) for index, scores in enumerate(zip(*runs, strict=True))}
+
+
+def save_into(folder: Path, strategy: Any) -> None:
+    """Lets plugins that record samples save into a folder, unless they have one already."""
+    for plugin in strategy.plugins:
+        for kind, name in _FOLDERS.items():
+            if isinstance(plugin, kind) and plugin.save_to is None:
+                plugin.save_to = folder / name
+
+
+def sample_records(strategy: Any, benchmark: Any) -> dict[str, list[dict[str, Any]]]:
+    """Returns what the plugins of a trained strategy say of the samples, one entry for each experience.
+
+    Returns:
+        Under ``"pruning"``, if there was any, the numbers ``kept`` and ``removed`` by class and, for streams with the
+        data attribute ``is_changed``, under ``changed`` their number ``n``, how many were ``removed``, and how well
+        they were found: ``recall`` and ``precision`` of the removal, and the ``auroc`` of the score.
+
+        Under ``"trace"``, if one was recorded, the shares of samples that were never forgotten (``unforgettable``) and
+        ``never_learned``, and the mean number of forgetting events (``events``) of all that were learned.
+    """
+    records: dict[str, list[dict[str, Any]]] = {}
+    for plugin in strategy.plugins:
+        if isinstance(plugin, PruningPlugin):
+            records["pruning"] = [_pruning_record(plugin, exp) for exp in benchmark.train_stream]
+        elif isinstance(plugin, TracePlugin) and plugin.score is None:
+            records["trace"] = [_trace_record(plugin.traces[index]) for index in range(len(benchmark.train_stream))]
+    return records
+
+
+def sample_metrics(records: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
+    """Returns the metrics that follow from :func:`sample_records`; those that are defined."""
+    metrics = {}
+    changed = [record["changed"] for record in records.get("pruning", ()) if "changed" in record]
+    if n_changed := sum(part["n"] for part in changed):
+        metrics["noise_found"] = sum(part["removed"] for part in changed) / n_changed
+    for name, field in (("unforgettable", "unforgettable"), ("forgetting_events", "events")):
+        values = [record[field] for record in records.get("trace", ()) if record[field] is not None]
+        if values:
+            metrics[name] = sum(values) / len(values)
+    return metrics
+
+
+def _load_trace(folder: Path, index: int) -> Trace:
+    try:
+        return Trace.load(folder / _FOLDERS[TracePlugin] / f"experience_{index:03d}.npz")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error.filename} is missing; remove {folder} to compute it again") from error
+
+
+def _pruning_record(plugin: Any, experience: Any) -> dict[str, Any]:
+    index = experience.current_experience
+    selection = plugin.selections[index]
+    record: dict[str, Any] = {
+        "kept": {str(label): counts.kept for label, counts in selection.counts.items()},
+        "removed": {str(label): counts.removed for label, counts in selection.counts.items()},
+    }
+    if "is_changed" in experience.dataset._data_attributes:
+        changed = dataset_field(experience.dataset, "is_changed").numpy().astype(bool)
+        suspicion = plugin.scores[index] * (1 if plugin.remove == "highest" else -1)
+        found = int(changed[selection.removed].sum())
+        record["changed"] = {
+            "n": int(changed.sum()),
+            "removed": found,
+            "recall": _share(found, changed.sum()),
+            "precision": _share(found, len(selection.removed)),
+            "auroc": _auroc(suspicion[changed], suspicion[~changed]),
+        }
+    return record
+
+
+def _trace_record(trace: Trace) -> dict[str, float | None]:
+    events = trace.score("forgetting")
+    learned = np.isfinite(events)
+    return {
+        "unforgettable": float((events == 0).mean()),
+        "never_learned": float(np.isinf(events).mean()),
+        "events": float(events[learned].mean()) if learned.any() else None,
+    }
+
+
+def _share(part: float, whole: float) -> float | None:
+    return float(part / whole) if whole else None
+
+
+def _auroc(positive: NDArray[np.float64], negative: NDArray[np.float64]) -> float | None:
+    """Returns the chance that a positive score is above a negative one, ties counting half; scores may be infinite."""
+    positive, negative = positive[~np.isnan(positive)], np.sort(negative[~np.isnan(negative)])
+    if len(positive) == 0 or len(negative) == 0:
+        return None
+    below = (np.searchsorted(negative, positive, side) for side in ("left", "right"))
+    return float(sum(count.sum() for count in below) / (2 * len(positive) * len(negative)))
