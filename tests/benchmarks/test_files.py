@@ -183,6 +183,18 @@ class TestPrepare:
         assert prepare_data_set("Numbers", [tmp_path], tmp_path) == [tmp_path / "Numbers/raw/two"]
         assert prepare_data_set("Numbers", dataset_root=tmp_path) == []
 
+    def test_a_file_that_is_its_own_archive(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        _describe(monkeypatch, "Images", {"images/all.zip": b"PK"}, archive="images/all.zip")
+        (tmp_path / "all.zip").write_bytes(b"PK")
+        root = tmp_path / "root"
+        assert prepare_data_set("Images", [tmp_path], root) == [root / "images/all.zip"]
+        assert _content(root) == {"images/all.zip": b"PK"}
+        assert prepare_data_set("Images", dataset_root=root) == []
+
+    def test_what_is_converted_is_not_unpacked(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="genimage is converted, not unpacked: unpack the archives"):
+            prepare_data_set("genimage", dataset_root=tmp_path)
+
     def test_only_the_known_members_of_an_archive(self, new_root: Path, tmp_path: Path) -> None:
         content = {"letters/b": b"", "letters/c": b"c", "../escaped": b"!", "/absolute": b"!", "letters/a": b"abc"}
         _tar(tmp_path / "letters.tar.gz", content, {"letters/link": "../../escaped"})
