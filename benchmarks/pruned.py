@@ -19,7 +19,8 @@ def pruned_benchmark(benchmark: Any, kept: Mapping[int, NDArray[Any] | Sequence[
     new experiences, and with them sample ids, count the samples kept.
 
     Args:
-        benchmark: an Avalanche benchmark with a train and a test stream.
+        benchmark: an Avalanche benchmark of the classic family (``nc_benchmark``, ``dataset_benchmark``), with a train
+            and a test stream.
         kept: for each training experience by index, the rows of its dataset that stay, e.g. the ``kept`` of
             ``PruningPlugin.selections``. Experiences that are not named stay whole.
 
@@ -33,7 +34,7 @@ def pruned_benchmark(benchmark: Any, kept: Mapping[int, NDArray[Any] | Sequence[
             raise ValueError(
                 f"kept names experience {index}, but the benchmark has the experiences 0 to {len(sizes) - 1}"
             )
-        array = np.asarray(rows)
+        array = np.asarray(rows, dtype=None if len(rows) else np.int64)
         if array.dtype.kind not in "iu" or array.ndim != 1:
             raise TypeError(f"kept[{index}] must hold integer row numbers, got {array.dtype}, shape {array.shape}")
         if len(array) == 0 or array.min() < 0 or array.max() >= sizes[index] or len(np.unique(array)) < len(array):
@@ -46,7 +47,7 @@ def pruned_benchmark(benchmark: Any, kept: Mapping[int, NDArray[Any] | Sequence[
         for index, experience in enumerate(benchmark.train_stream)
     ]
     others = {
-        name: [experience.dataset for experience in stream]
+        name: [experience.dataset.eval() for experience in stream]
         for name, stream in benchmark.streams.items()
         if name != "train"
     }

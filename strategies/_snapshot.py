@@ -39,10 +39,13 @@ class Snapshot:
     def __init__(self, strategy: Any, *, without: object) -> None:
         self._datasets: list[Any] = []
         encoder = Encoder(_SharedDatasets(self._datasets), _belongs_to_strategy)
-        (self._root,) = encoder.value(_parts(strategy, without), "")
+        try:
+            (self._root,) = encoder.value(_parts(strategy, without), "")
+        except TypeError as error:
+            raise TypeError(f"the strategy could not go back to this state: {error}") from error
         self._records = json.dumps(encoder.records)
         self._starts, contents = encoder.blocks()
-        self._contents: list[Tensor] = [content.clone() for content in contents]
+        self._contents: list[Tensor] = [content.clone() for content in contents]  # on the CPU they are views
         self._random = host_random_state()
         self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         self._generators = [generator.get_state() for generator in loader_generators(strategy)]

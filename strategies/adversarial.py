@@ -7,6 +7,7 @@ References:
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,12 +20,13 @@ from avalanche.models import MultiTaskModule
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from clpack.attacks import CORRUPTIONS, corrupt, pgd
+from clpack.attacks import CORRUPTIONS, corrupt, corruptions, pgd
 from clpack.names import unknown_name
 from clpack.randomness import generator_for
 
 from .evaluation import AccuracyMatrix
 from .pruning import is_scoring
+from .templates import Template
 
 __all__ = ["AdversarialTrainingPlugin", "Attack", "AttackedAccuracyMatrix", "robust_accuracy_metrics"]
 
@@ -82,7 +84,8 @@ class Attack:
         model = strategy.model
         network = model.module if isinstance(model, DistributedDataParallel) else model
         labels = strategy.mb_task_id if isinstance(network, MultiTaskModule) else None
-        return self(model, strategy.mb_x, strategy.mb_y, labels, generator)
+        with strategy._precision() if isinstance(strategy, Template) else contextlib.nullcontext():
+            return self(model, strategy.mb_x, strategy.mb_y, labels, generator)
 
 
 class AdversarialTrainingPlugin(SupervisedPlugin):
@@ -188,6 +191,4 @@ def robust_accuracy_metrics(
 def _has_option(attack: str, option: str) -> bool:
     if attack == "pgd":
         return option in _PGD_OPTIONS
-    import clpack.attacks.corruptions as corruptions
-
     return option in inspect.signature(getattr(corruptions, attack, corrupt)).parameters

@@ -17,7 +17,8 @@ A plugin that needs them calls, in this order,
 
 A mini-batch is ``[x, y, sample_id, ..., task label]``: the ids sit before the task label, because Avalanche takes the
 last column for ``mb_task_id``. Strategies of Avalanche that unpack a mini-batch into exactly three parts (ER-ACE, DER,
-SCR) do not work with ids attached.
+SCR, MAS), that take the data from elsewhere (joint training), or that fill a memory before training (GDumb) do not work
+with ids attached.
 """
 
 from __future__ import annotations

@@ -44,6 +44,8 @@ class EpochLoss(Template):
             ``"random"`` are those of [1]. None: no scoring and no removal.
         remove_fraction: of each task's samples.
         class_cap: None or ``"balanced"``, see :func:`clpack.pruning.select`.
+        min_per_class: see :class:`~clpack.strategies.PruningPlugin`, like ``save_to``.
+        save_to: folder for scores, kept and removed samples of each experience.
         score_options: further arguments of the score.
         reset: see :class:`~clpack.strategies.PruningPlugin`.
         scoring_epochs: epochs of the first step.
@@ -84,6 +86,8 @@ class EpochLoss(Template):
         score: str | None = "epoch_loss",
         remove_fraction: float = 0.4,
         class_cap: int | Literal["balanced"] | None = None,
+        min_per_class: int | None = None,
+        save_to: str | os.PathLike[str] | None = None,
         score_options: Mapping[str, Any] | None = None,
         reset: bool = True,
         scoring_epochs: int = 50,
@@ -119,6 +123,8 @@ class EpochLoss(Template):
                     reset=reset,
                     score_options=score_options,
                     class_cap=class_cap,
+                    min_per_class=min_per_class,
+                    save_to=save_to,
                     seed=seed,
                 )
             )

@@ -123,5 +123,10 @@ class MultiHeadModel(MultiTaskModule):
 
         Without task labels it returns, as Avalanche's models do, the logits for every task trained so far, by label.
         """
-        logits: Tensor | dict[int, Tensor] = self.heads(self.model(images), task_labels)
+        features = self.model(images)
+        with torch.autocast(features.device.type, enabled=False):  # the heads write into a float32 tensor
+            logits: Tensor | dict[int, Tensor] = self.heads(features.to(self._dtype()), task_labels)
         return logits
+
+    def _dtype(self) -> torch.dtype:
+        return next(self.heads.parameters()).dtype

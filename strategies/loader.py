@@ -11,6 +11,7 @@ else draws random numbers. Each works alone, and in either order with the other.
 from __future__ import annotations
 
 import functools
+import itertools
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,7 +21,7 @@ from avalanche.benchmarks.utils.data_loader import MultiDatasetDataLoader, Multi
 from avalanche.core import SupervisedPlugin
 from avalanche.training.determinism.rng_manager import RNGManager
 from torch import Tensor
-from torch.utils.data import DataLoader, RandomSampler, default_collate
+from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, default_collate
 
 from clpack.randomness import derive_seed, generator_for
 
@@ -253,28 +254,36 @@ def loader_generators(strategy: Any) -> list[torch.Generator]:
     return []
 
 
-def narrowed_loader(loader: Any, narrow: Callable[[Any], Any]) -> Any:
-    """Returns a loader like another one that serves a part of its data.
+def narrowed_loader(loader: Any, num_current: int, narrow: Callable[[Any], Any]) -> Any:
+    """Returns a loader like another one that serves a part of the current data.
 
     The batches are put together as before: so many samples of each dataset, the memory of a replay loader included.
 
     Args:
-        loader: a torch ``DataLoader`` or one of Avalanche's.
-        narrow: takes each of its datasets and returns what remains of it, or the dataset itself if it is of another
-            origin, such as a memory. Something has to remain of each.
+        loader: a torch ``DataLoader``, shuffled or in order, or one of Avalanche's.
+        num_current: the number of samples of the current data, which a replay loader has in front of its memory.
+        narrow: takes each dataset of the current data, of which there is one per task label, and returns what remains
+            of it. Something has to.
 
     Raises:
         TypeError: if the loader is of another kind.
         ValueError: if nothing remains of a dataset.
     """
     if isinstance(loader, MultiDatasetDataLoader):
-        datasets = [narrow(dataset) for dataset in loader.datasets]
-    elif _is_torch_loader(loader):
+        ends = list(itertools.accumulate(map(len, loader.datasets)))
+        if num_current not in ends:
+            raise TypeError(
+                f"the training data is served by a {type(loader).__name__} whose first datasets are not the "
+                f"{num_current} samples of the current data; put the plugin that made it after the pruning plugin"
+            )
+        n_parts = ends.index(num_current) + 1
+        datasets = [*map(narrow, loader.datasets[:n_parts]), *loader.datasets[n_parts:]]
+    elif _is_torch_loader(loader) and loader.batch_size and type(loader.sampler) in (RandomSampler, SequentialSampler):
         datasets = [narrow(loader.dataset)]
     else:
         raise TypeError(
-            f"the training data is served by a {type(loader).__name__}, which cannot be narrowed to some of the "
-            "samples; put the plugin that made it aside, or use a loader of torch or of Avalanche"
+            f"the training data is served by a {type(loader).__name__}, or has a sampler, that cannot be narrowed to "
+            "some of the samples; put the plugin that made it aside, or use a loader of torch or of Avalanche"
         )
     if empty := [position for position, dataset in enumerate(datasets) if len(dataset) == 0]:
         raise ValueError(f"nothing remains of dataset {empty[0]} of the loader; keep at least one sample of it")
@@ -283,14 +292,11 @@ def narrowed_loader(loader: Any, narrow: Callable[[Any], Any]) -> Any:
         shuffle = isinstance(loader.sampler, RandomSampler)
         return DataLoader(datasets[0], shuffle=shuffle, **options)
     # The epoch ends with the part of the current data that is the longest now, not with a memory.
-    steps = [
-        -1 if dataset is before else -(-len(dataset) // size)
-        for dataset, before, size in zip(datasets, loader.datasets, loader.batch_sizes, strict=True)
-    ]
+    steps = [-(-len(dataset) // size) for dataset, size in zip(datasets[:n_parts], loader.batch_sizes, strict=False)]
     return MultiDatasetDataLoader(
         datasets,
         loader.batch_sizes,
-        termination_dataset=steps.index(max(steps)) if max(steps) > 0 else loader.termination_dataset,
+        termination_dataset=steps.index(max(steps)),
         oversample_small_datasets=loader.oversample_small_datasets,
         distributed_sampling=loader.distributed_sampling,
         never_ending=loader.never_ending,

@@ -16,6 +16,7 @@ from avalanche.models import avalanche_forward
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from clpack.modes import evaluation_mode
 from clpack.optim import Plateau
 from clpack.randomness import generator_for
 
@@ -33,15 +34,18 @@ class PlateauPlugin(SupervisedPlugin):
     See :class:`clpack.optim.Plateau` for the rule. It begins anew in each phase of an experience: scoring
     (:class:`~clpack.strategies.PruningPlugin`), training, and fine-tuning
     (:class:`~clpack.strategies.SubnetworkPlugin`); put it after these plugins. At the end of a phase the weights of the
-    best evaluation are restored. The accuracy is that on the experience of the validation stream with the same index;
-    in an :class:`~clpack.strategies.AdversarialTrainingPlugin`'s training it is that on images attacked in the same
-    way. It is logged as ``Validation_Accuracy/PHASE/ExpEEE``, the learning rate as ``Learning_Rate/PHASE/ExpEEE``.
+    best evaluation are restored, except that scoring without a reset goes on from its last epoch. The learning rate of
+    every phase starts from that of the optimizer at the first training.
+
+    The accuracy is that on the experience of the validation stream with the same index; in the training of an
+    :class:`~clpack.strategies.AdversarialTrainingPlugin` it is that on images attacked in the same way. It is logged as
+    ``Validation_Accuracy/PHASE/ExpEEE``, the learning rate as ``Learning_Rate/PHASE/ExpEEE``.
 
     Args:
         stream_name: the validation stream of the benchmark.
-        factor: see :class:`clpack.optim.Plateau`, like the next three.
-        min_lr: see there.
-        patience: in epochs.
+        factor: the learning rate is multiplied by it, in (0, 1).
+        min_lr: training ends when the learning rate would fall below it.
+        patience: epochs without a better accuracy before the learning rate falls.
         interval: epochs between two evaluations.
         seed: of what the attack draws.
 
@@ -101,7 +105,8 @@ class PlateauPlugin(SupervisedPlugin):
                 self._best = {key: value.clone() for key, value in strategy.model.state_dict().items()}
             self._state = plateau.state_dict()
             self._set_rates(strategy)
-        if (self._epoch == length or plateau.finished) and self._best is not None:
+        over = self._epoch == length or plateau.finished
+        if over and self._best is not None and not self._goes_on(strategy):
             strategy.model.load_state_dict(self._best)
         if plateau.finished and self._epoch < length:
             strategy.stop_training()
@@ -127,12 +132,17 @@ class PlateauPlugin(SupervisedPlugin):
                 total -= 0 if plugin.reset else plugin.scoring_epochs
         return "train_phase", total
 
+    def _goes_on(self, strategy: Any) -> bool:
+        """Whether training goes on from where scoring ends, as it does without a reset."""
+        plugins = [plugin for plugin in strategy.plugins if isinstance(plugin, PruningPlugin)]
+        return any(plugin.is_scoring and not plugin.reset for plugin in plugins)
+
     def _set_rates(self, strategy: Any) -> None:
         for group, rate in zip(strategy.optimizer.param_groups, self._first_rates, strict=False):
             group["lr"] = self._state["lr"] * (rate / self._first_rates[0])
 
     def _validation_data(self, strategy: Any) -> Any:
-        streams = strategy.experience.origin_stream.benchmark.streams
+        streams = getattr(strategy.experience.origin_stream.benchmark, "streams", {})
         if self.stream_name not in streams:
             raise ValueError(
                 f"the benchmark has no stream {self.stream_name!r} to validate on, only {sorted(streams)}; name one of "
@@ -147,21 +157,19 @@ class PlateauPlugin(SupervisedPlugin):
         data = self._validation_data(strategy)
         experience = strategy.experience.current_experience
         generator = generator_for(self.seed, "validation attack", experience, device=strategy.device)
-        modes = {module: module.training for module in model.modules()}
-        model.eval()
         correct = torch.zeros((), dtype=torch.int64, device=strategy.device)
         batch_size = strategy.eval_mb_size or strategy.train_mb_size
         training_batch = strategy.mbatch
-        with torch.random.fork_rng(devices=[]):  # a loader draws a seed
-            loader = DataLoader(data, batch_size=batch_size, collate_fn=data.collate_fn)
-            for batch in ExperienceLoader(loader):
-                strategy.mbatch = [column.to(strategy.device) for column in batch]
-                images = strategy.mb_x if attack is None else attack.of_batch(strategy, generator)
-                outputs = avalanche_forward(model, images, strategy.mb_task_id)
-                correct += (outputs.argmax(dim=1) == strategy.mb_y).sum()
-        strategy.mbatch = training_batch
-        for module, training in modes.items():
-            module.training = training
+        try:
+            with evaluation_mode(model), torch.random.fork_rng(devices=[]):  # a loader draws a seed
+                loader = DataLoader(data, batch_size=batch_size, collate_fn=data.collate_fn)
+                for batch in ExperienceLoader(loader):
+                    strategy.mbatch = [column.to(strategy.device) for column in batch]
+                    images = strategy.mb_x if attack is None else attack.of_batch(strategy, generator)
+                    outputs = avalanche_forward(model, images, strategy.mb_task_id)
+                    correct += (outputs.argmax(dim=1) == strategy.mb_y).sum()
+        finally:
+            strategy.mbatch = training_batch
         return correct.item() / len(data)
 
     def _attack(self, strategy: Any) -> Attack | None:

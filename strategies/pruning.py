@@ -8,7 +8,9 @@ replay, and after :class:`~clpack.strategies.CheckpointPlugin` and :class:`~clpa
 from __future__ import annotations
 
 import copy
+import inspect
 import json
+import math
 import os
 import time
 import warnings
@@ -21,14 +23,19 @@ import torch
 from avalanche.core import SupervisedPlugin
 from avalanche.evaluation.metric_results import MetricValue
 from avalanche.models import MultiTaskModule
+from avalanche.training.plugins import EarlyStoppingPlugin
 from avalanche.training.templates.base_sgd import PeriodicEval
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
 from clpack.files import atomic_path
+from clpack.modes import evaluation_mode
+from clpack.names import unknown_name
 from clpack.pruning import ClassCounts, InfoBatch, OnlineTrace, Selection, Trace, get_score, select
+from clpack.pruning.selection import cap_of_class, number_to_remove
 from clpack.randomness import generator_for
 
 from ._snapshot import Snapshot
@@ -41,7 +48,7 @@ from .data import (
     encode_sample_ids,
     set_experience_data,
 )
-from .loader import inner_loader, narrowed_loader, replace_inner_loader
+from .loader import RandomStreamsPlugin, inner_loader, narrowed_loader, replace_inner_loader
 
 __all__ = ["InfoBatchPlugin", "PruningPlugin", "TracePlugin", "is_scoring"]
 
@@ -78,10 +85,12 @@ class TracePlugin(SupervisedPlugin):
     Attributes:
         traces: the :class:`~clpack.pruning.Trace` of each experience (or its
             :class:`~clpack.pruning.OnlineTrace`, if a ``score`` is given); row numbers are those of the experience's
-            original dataset. An experience that comes again continues its trace.
+            original dataset. An experience that comes again continues its trace, so take a new plugin for a new run.
+            What a :class:`PruningPlugin` takes back, the scoring phase, is taken back here too.
 
     Raises:
-        ValueError: if there is no such score, it needs more than a trace, or a trace of one score is to be saved.
+        ValueError: if there is no such score, it needs more than a trace, or a trace of one score is to be saved; in
+            training, if an experience has another number of samples than the trace that it would continue.
     """
 
     def __init__(
@@ -108,21 +117,27 @@ class TracePlugin(SupervisedPlugin):
     def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
         """Attaches sample ids, and begins the trace of the experience."""
         attach_sample_ids(strategy)
-        current = strategy.experience.current_experience
+        current, num_samples = strategy.experience.current_experience, _num_rows(strategy)
+        if current in self.traces and self.traces[current].num_samples != num_samples:
+            raise ValueError(
+                f"experience {current} has {num_samples} samples, but the trace of this plugin is one of "
+                f"{self.traces[current].num_samples}; take a new TracePlugin for another stream"
+            )
         if current not in self.traces:
-            num_samples = _num_rows(strategy)
             if self.score is None:
                 self.traces[current] = Trace(num_samples, num_presentations_hint=strategy.train_epochs)
             else:
                 self.traces[current] = OnlineTrace(num_samples, self.score, **self.score_options)
 
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Checks that the samples of the training data have ids."""
+        _check_ids(strategy)
+
     def after_forward(self, strategy: Any, **kwargs: Any) -> None:
         """Records the mini-batch."""
-        experiences, rows = decode_sample_ids(batch_field(strategy, SAMPLE_ID))
         current = strategy.experience.current_experience
         for experience in self.traces if self.replayed else (current,):
-            own = torch.where(experiences == experience, rows, -1)
-            self.traces[experience].record(own, strategy.mb_output, strategy.mb_y)
+            self.traces[experience].record(_rows_in_batch(strategy, experience), strategy.mb_output, strategy.mb_y)
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Saves the trace."""
@@ -152,7 +167,12 @@ class PruningPlugin(SupervisedPlugin):
     Nothing of the scoring phase reaches metrics, loggers or periodic evaluation. After it, these values are logged,
     all named ``.../train_phase/ExpEEE``: ``Pruning_Kept_Fraction``; ``Pruning_Kept`` and ``Pruning_Removed`` of each
     class (``.../ClassCCC``); quantiles of the scores, ``Pruning_Score`` (``.../QQQQ``, in percent);
-    ``Pruning_Undefined``, samples without a score, which are kept; and ``Pruning_Scoring_Seconds``.
+    ``Pruning_Undefined``, samples without a score, which are kept; with forgetting, ``Pruning_Unforgettable`` and
+    ``Pruning_Never_Learned`` samples; ``Pruning_Scoring_Seconds``; and ``Pruning_Presentations_Saved``, by how many
+    presentations the experience is shorter than without pruning, scoring included.
+
+    Samples that were removed do not come back with the data of later experiences (``Cumulative``). A request to stop
+    while scoring ends the scoring; Avalanche's early stopping waits until it is over.
 
     Args:
         score: a name in :data:`clpack.pruning.SCORES`. Scores of gradients and EL2N are taken from the model as it is
@@ -190,7 +210,9 @@ class PruningPlugin(SupervisedPlugin):
     Raises:
         ValueError: if an argument is out of range or there is no such score; in training, if a whole class would go,
             everything would go, or known scores are missing or of another length.
-        TypeError: if ``selection`` cannot be called.
+        TypeError: if ``selection`` cannot be called, or the score has no such option; in training, if the strategy
+            holds something that cannot be put back, such as an open iterator.
+        RuntimeError: in training, if a plugin after this one stops it while scoring.
     """
 
     def __init__(
@@ -226,9 +248,16 @@ class PruningPlugin(SupervisedPlugin):
             raise ValueError(f"remove must be 'highest', 'lowest' or None for that of the score, got {remove!r}")
         if selection is not None and not callable(selection):
             raise TypeError(f"selection must be a function of scores and targets, got {selection!r}")
-        if selection is not None and (remove_fraction is not None or remove_count is not None):
-            raise ValueError("give either selection or how much to remove, got both")
-        needs_training = scores is None and (entry.running is not None or _takes_training(score, score_options))
+        if selection is not None and {remove_fraction, remove_count, remove, class_cap, min_per_class} - {None, 0}:
+            raise ValueError("give either selection or how much and what to remove, got both; bind it to the function")
+        if selection is None:
+            number_to_remove(2**31, remove_fraction, remove_count)
+            cap_of_class(0 if class_cap is None else class_cap, 0, 1)
+        if isinstance(min_per_class, bool) or not isinstance(min_per_class, int | None) or (min_per_class or 0) < 0:
+            raise ValueError(f"min_per_class must not be negative, but a number or None, got {min_per_class!r}")
+        _check_options(score, score_options or {}, known=scores is not None)
+        in_training = entry.running is not None or (score_options or {}).get("source") == "training"
+        needs_training = scores is None and in_training
         if needs_training and scoring_epochs == 0:
             raise ValueError(f"score {score!r} is taken from the scoring epochs, got scoring_epochs=0; give at least 1")
         if score == "forgetting" and needs_training and scoring_epochs < _FEW_PRESENTATIONS:
@@ -239,10 +268,10 @@ class PruningPlugin(SupervisedPlugin):
             )
         self.score = score
         self.remove_fraction = remove_fraction
-        self.remove_count = remove_count
+        self.remove_count = None if remove_count is None else int(remove_count)
         self.scoring_epochs = 0 if scores is not None or score == "random" else scoring_epochs
         self.reset = reset
-        self.known_scores = None if scores is None else dict(scores)
+        self.known_scores = None if scores is None else {key: _as_array(value) for key, value in scores.items()}
         self.score_options = dict(score_options or {})
         self.remove = entry.remove if remove is None else remove
         self.class_cap = class_cap
@@ -258,21 +287,27 @@ class PruningPlugin(SupervisedPlugin):
         self._scored_epochs = 0
         self._trained_epochs = 0
         self._seconds = 0.0
+        self._started_at = 0.0
+        self._train_epochs: int | None = None
         self._recorder = _recorder(1, self.score, self.score_options) if needs_training else None
         self._needs_training = needs_training
         self._start: Snapshot | None = None
         self._optimizer_state: dict[Any, Any] = {}
         self._evaluator_was_active = True
         self._eval_streams: Any = None
-        self._check_amount(10**9)
 
     @property
     def is_scoring(self) -> bool:
         """Whether the strategy is in the scoring phase of an experience."""
-        return self._phase == "scoring"
+        return self._phase == "scoring" and self.scoring_epochs > 0
 
     def before_training(self, strategy: Any, **kwargs: Any) -> None:
-        """Checks what goes together."""
+        """Checks what goes together, and forgets a training that was interrupted."""
+        if self._phase != "idle":
+            self._abandon(strategy)
+        plugins = list(strategy.plugins)
+        if any(isinstance(plugin, RandomStreamsPlugin) for plugin in plugins[plugins.index(self) :]):
+            raise ValueError("RandomStreamsPlugin must come before PruningPlugin; put it first in the plugin list")
         if sum(isinstance(plugin, PruningPlugin) for plugin in strategy.plugins) > 1:
             raise ValueError("the strategy has more than one PruningPlugin; give a selection that does what both do")
         if not self.reset and self.scoring_epochs >= strategy.train_epochs:
@@ -285,7 +320,11 @@ class PruningPlugin(SupervisedPlugin):
         """Attaches sample ids, and checks what is known already."""
         attach_sample_ids(strategy)
         current, num_samples = strategy.experience.current_experience, _num_rows(strategy)
-        self._check_amount(num_samples)
+        if self.remove_count is not None and self.remove_count >= num_samples:
+            raise ValueError(
+                f"remove_count must leave at least one of the {num_samples} samples of experience {current}, "
+                f"got {self.remove_count}"
+            )
         if self.known_scores is not None:
             if current not in self.known_scores:
                 raise ValueError(f"scores has no entry for experience {current}, only for {sorted(self.known_scores)}")
@@ -296,9 +335,19 @@ class PruningPlugin(SupervisedPlugin):
                     f"got shape {found}"
                 )
 
+    def after_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+        """Leaves out what was removed in earlier experiences, if their data come again."""
+        for experience, selection in self.selections.items():
+            if experience != strategy.experience.current_experience:
+                kept = encode_sample_ids(experience, torch.from_numpy(selection.kept))
+                strategy.adapted_dataset = _keeping(experience, kept)(strategy.adapted_dataset)
+
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Plans the scoring epochs: with ``reset`` they come before the others."""
+        _check_ids(strategy)
         self._phase = "scoring"
+        self._train_epochs = strategy.train_epochs
+        strategy._stop_training = False  # Avalanche leaves a request made in the last epoch of an experience standing
         self._scored_epochs = self._trained_epochs = 0
         self._seconds = 0.0
         if self._needs_training:
@@ -309,21 +358,20 @@ class PruningPlugin(SupervisedPlugin):
     def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
         """Begins the scoring phase, or ends it and prunes."""
         if self._phase == "training":
-            if self.reset and self._trained_epochs == strategy.train_epochs:  # scoring was stopped before its time
+            if self.reset and self._trained_epochs >= strategy.train_epochs:  # scoring was stopped before its time
                 strategy.stop_training()
             return
         if self._scored_epochs == 0 and not strategy._stop_training:
             self._begin_scoring(strategy)
-        if self._scored_epochs == self.scoring_epochs or (self.reset and strategy._stop_training):
+        if self._scored_epochs == self.scoring_epochs or strategy._stop_training:
             strategy._stop_training = False
             self._prune(strategy)
 
     def after_forward(self, strategy: Any, **kwargs: Any) -> None:
         """Records the mini-batch in the scoring phase."""
         if self._phase == "scoring" and self._recorder is not None:
-            experiences, rows = decode_sample_ids(batch_field(strategy, SAMPLE_ID))
-            own = torch.where(experiences == strategy.experience.current_experience, rows, -1)
-            self._recorder.record(own, strategy.mb_output, strategy.mb_y)
+            rows = _rows_in_batch(strategy, strategy.experience.current_experience)
+            self._recorder.record(rows, strategy.mb_output, strategy.mb_y)
 
     def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
         """Counts."""
@@ -334,9 +382,18 @@ class PruningPlugin(SupervisedPlugin):
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Ends the work on the experience."""
-        if self._phase == "scoring":  # another plugin stopped the training
-            self._end_scoring(strategy)
+        if self._phase == "scoring":
+            self._abandon(strategy)
+            raise RuntimeError(
+                f"a plugin stopped the training on experience {strategy.experience.current_experience} while its "
+                "samples were being scored, so nothing was learned of it; put that plugin before PruningPlugin"
+            )
         self._phase = "idle"
+
+    def before_eval(self, strategy: Any, **kwargs: Any) -> None:
+        """Lets metrics hear again, after a training that was interrupted while scoring."""
+        if self.is_scoring and self._start is not None:
+            strategy.evaluator.active = self._evaluator_was_active
 
     def on_resume(self, strategy: Any) -> None:
         """Narrows the data again, after a checkpoint inside an experience was loaded."""
@@ -346,33 +403,18 @@ class PruningPlugin(SupervisedPlugin):
 
     def checkpoint_state(self) -> dict[str, Any]:
         """Returns how far the work is; the arguments are those of the plugin built anew."""
-        return {name: getattr(self, name) for name in _STATE}
+        elapsed = time.perf_counter() - self._started_at if self.is_scoring else 0.0
+        return {name: getattr(self, name) for name in _STATE} | {"_seconds": self._seconds + elapsed}
 
     def load_checkpoint_state(self, state: dict[str, Any]) -> None:
         """Goes on from a saved state."""
         for name in _STATE:
             setattr(self, name, state[name])
-
-    def _check_amount(self, num_samples: int) -> None:
-        """Complains of arguments that no scores of so many samples could make sense of."""
-        if self.selection is None:
-            count = self.remove_count
-            if count is not None and count >= num_samples:
-                raise ValueError(
-                    f"remove_count must leave at least one of the {num_samples} samples of an experience, got {count}"
-                )
-            select(
-                np.zeros(4),
-                remove_fraction=self.remove_fraction,
-                remove_count=None if count is None else min(count, 3),
-                targets=np.zeros(4, dtype=np.int64),
-                class_cap=self.class_cap,
-                min_per_class=self.min_per_class or 0,
-            )
+        self._started_at = time.perf_counter()
 
     def _begin_scoring(self, strategy: Any) -> None:
         """Remembers where everything is, and puts metrics and evaluation aside."""
-        self._seconds = -time.perf_counter()
+        self._started_at = time.perf_counter()
         self._evaluator_was_active, self._eval_streams = strategy.evaluator.active, strategy._eval_streams
         if self.scoring_epochs == 0:
             return
@@ -386,16 +428,30 @@ class PruningPlugin(SupervisedPlugin):
         self._start = Snapshot(strategy, without=self)
         strategy.evaluator.active = False
         strategy._eval_streams = []
+        for plugin in strategy.plugins:
+            if isinstance(plugin, EarlyStoppingPlugin):  # it would wait in vain for an evaluation
+                plugin.patience = math.inf
+
+    def _abandon(self, strategy: Any) -> None:
+        """Gives up an experience: what the scoring phase changed or put aside comes back."""
+        if self._phase == "scoring" and self._start is not None:
+            self._start.restore(strategy, without=self)
+            strategy.evaluator.active = self._evaluator_was_active
+        if self._train_epochs is not None:
+            strategy.train_epochs = self._train_epochs
+        self._start, self._optimizer_state, self._recorder = None, {}, None
+        self._phase = "idle"
 
     def _prune(self, strategy: Any) -> None:
         current = strategy.experience.current_experience
         rows, targets = _own_rows(strategy)
         scores = self._scores(strategy)
+        self._end_scoring(strategy)
         selection = self._selected(scores[rows], targets, current)
         self.scores[current] = scores
         self.selections[current] = Selection(rows[selection.kept], rows[selection.removed], selection.counts)
-        self._end_scoring(strategy)
         self._narrow(strategy)
+        _check_loader(strategy)
         self._publish(strategy)
         if self.save_to is not None:
             self._save(current, rows, targets, self.save_to)
@@ -403,13 +459,12 @@ class PruningPlugin(SupervisedPlugin):
     def _scores(self, strategy: Any) -> NDArray[np.float64]:
         current, num_samples = strategy.experience.current_experience, _num_rows(strategy)
         if self.known_scores is not None:
-            known = self.known_scores[current]
-            return np.asarray(known.detach().cpu() if isinstance(known, Tensor) else known, dtype=np.float64)
+            return self.known_scores[current]
         if self._recorder is not None:
             scores: NDArray[np.float64] = self._recorder.score()
             return scores
         entry = get_score(self.score)
-        if "model" not in entry.requires and self.score != "el2n":
+        if self.score == "random":
             return entry.function(num_samples, generator=generator_for(self.seed, "random scores", current))
         return _model_scores(strategy, self.score, self.score_options, num_samples)
 
@@ -446,7 +501,7 @@ class PruningPlugin(SupervisedPlugin):
         )
 
     def _end_scoring(self, strategy: Any) -> None:
-        self._seconds += time.perf_counter()
+        self._seconds += time.perf_counter() - self._started_at
         if self._start is not None:
             self._start.restore(strategy, without=self)
         elif self.scoring_epochs and not self.reset:
@@ -463,11 +518,12 @@ class PruningPlugin(SupervisedPlugin):
     def _narrow(self, strategy: Any) -> None:
         """Lets the strategy train on the samples kept, from this epoch on."""
         current = strategy.experience.current_experience
-        kept = encode_sample_ids(current, torch.from_numpy(self.selections[current].kept))
-        replace_inner_loader(strategy, narrowed_loader(inner_loader(strategy), _keeping(current, kept)))
-        strategy.adapted_dataset = _keeping(current, kept)(strategy.adapted_dataset)
+        narrow = _keeping(current, encode_sample_ids(current, torch.from_numpy(self.selections[current].kept)))
+        loader = narrowed_loader(inner_loader(strategy), len(strategy.adapted_dataset), narrow)
+        replace_inner_loader(strategy, loader)
+        strategy.adapted_dataset = narrow(strategy.adapted_dataset)
         if self.buffer_source == "pruned":
-            set_experience_data(strategy, _keeping(current, kept)(strategy.experience.dataset))
+            set_experience_data(strategy, narrow(strategy.experience.dataset))
 
     def _publish(self, strategy: Any) -> None:
         current = strategy.experience.current_experience
@@ -478,7 +534,13 @@ class PruningPlugin(SupervisedPlugin):
             "Pruning_Kept_Fraction": len(selection.kept) / len(rows),
             "Pruning_Undefined": len(rows) - len(defined),
             "Pruning_Scoring_Seconds": self._seconds,
+            "Pruning_Presentations_Saved": self._presentations_saved(strategy, selection),
         }
+        if self.score == "forgetting":
+            values |= {
+                "Pruning_Unforgettable": int((defined == 0).sum()),
+                "Pruning_Never_Learned": int(np.isinf(defined).sum()),
+            }
         for label, (kept, removed) in selection.counts.items():
             values[f"Pruning_Kept/Class{label:03d}"] = kept
             values[f"Pruning_Removed/Class{label:03d}"] = removed
@@ -490,6 +552,11 @@ class PruningPlugin(SupervisedPlugin):
             full_name = "/".join(filter(None, (head, f"train_phase/Exp{current:03d}", tail)))
             step = strategy.clock.train_iterations
             strategy.evaluator.publish_metric_value(MetricValue(self, full_name, float(value), step))
+
+    def _presentations_saved(self, strategy: Any, selection: Selection) -> int:
+        spent = 0 if not self.reset else self._scored_epochs * (len(selection.kept) + len(selection.removed))
+        epochs = strategy.train_epochs - (0 if self.reset else self._scored_epochs)
+        return epochs * len(selection.removed) - spent
 
     def _save(self, current: int, rows: NDArray[np.int64], targets: NDArray[np.int64], folder: Any) -> None:
         scores, selection = self.scores[current], self.selections[current]
@@ -509,7 +576,7 @@ class PruningPlugin(SupervisedPlugin):
         with atomic_path(_file(folder, current)) as partial, partial.open("wb") as file:
             np.savez_compressed(
                 file,
-                header=np.array(json.dumps(header)),
+                header=np.array(json.dumps(header, default=repr)),
                 scores=scores,
                 targets=labels,
                 kept=selection.kept,
@@ -526,9 +593,9 @@ class InfoBatchPlugin(SupervisedPlugin):
     r"""InfoBatch: every epoch skips a random part of the samples with low loss, and weighs up the rest of them.
 
     See :class:`clpack.pruning.InfoBatch` for the method and its deviations from the authors' code. The weights are
-    applied to the loss of the strategy, which must be the mean over the mini-batch of a loss of each sample; replayed
-    samples have weight 1. An epoch has fewer iterations where samples are skipped: a scheduler that steps with every
-    iteration has to be told.
+    applied to the loss of the strategy, which must be a ``CrossEntropyLoss`` without class weights; replayed samples
+    have weight 1. An experience must have one task label, since Avalanche oversamples the smaller of several. An epoch
+    has fewer iterations where samples are skipped: a scheduler that steps with every iteration has to be told.
 
     Args:
         prune_probability: which share of the samples below the mean loss is skipped, in [0, 0.9].
@@ -567,12 +634,21 @@ class InfoBatchPlugin(SupervisedPlugin):
         self._kept = torch.empty(0, dtype=torch.int64)
         self._weights = torch.ones(1)  # by row; the last is that of all other samples
         self._loader: Any = None
-        self._losses: Tensor | None = None
+        self._criterion = nn.CrossEntropyLoss(reduction="none")
 
     def before_training(self, strategy: Any, **kwargs: Any) -> None:
         """Checks what goes together."""
         if sum(isinstance(plugin, InfoBatchPlugin | PruningPlugin) for plugin in strategy.plugins) > 1:
             raise ValueError("the strategy has several pruning plugins, of which InfoBatchPlugin must be the only one")
+        criterion = strategy._criterion
+        plain = type(criterion) is nn.CrossEntropyLoss and criterion.weight is None and criterion.reduction == "mean"
+        if not plain:
+            raise ValueError(
+                f"the criterion must be a CrossEntropyLoss without class weights, whose mean InfoBatch can weigh, "
+                f"got {criterion!r}"
+            )
+        options = {"ignore_index": criterion.ignore_index, "label_smoothing": criterion.label_smoothing}
+        self._criterion = nn.CrossEntropyLoss(reduction="none", **options)
 
     def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
         """Attaches sample ids."""
@@ -580,6 +656,9 @@ class InfoBatchPlugin(SupervisedPlugin):
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Forgets the losses of the last experience."""
+        _check_ids(strategy)
+        if len(labels := set(getattr(strategy.experience, "task_labels", [0]))) > 1:
+            raise ValueError(f"an experience must have one task label, got {sorted(labels)}; split it into several")
         current, num_samples = strategy.experience.current_experience, _num_rows(strategy)
         self._pruning = self._infobatch(num_samples, strategy.train_epochs, current, strategy.device)
         self._epoch, self._loader = 0, None
@@ -605,9 +684,8 @@ class InfoBatchPlugin(SupervisedPlugin):
 
     def after_forward(self, strategy: Any, **kwargs: Any) -> None:
         """Notes the losses, and adds to the loss of the strategy what the weights make of it."""
-        experiences, rows = decode_sample_ids(batch_field(strategy, SAMPLE_ID))
-        own = torch.where(experiences == strategy.experience.current_experience, rows, -1)
-        losses = F.cross_entropy(strategy.mb_output.float(), strategy.mb_y, reduction="none")
+        own = _rows_in_batch(strategy, strategy.experience.current_experience)
+        losses = self._criterion(strategy.mb_output.float(), strategy.mb_y)
         self._pruning.update(own, losses)
         strategy.loss = strategy.loss + ((self._weights[own] - 1) * losses).mean()
 
@@ -647,8 +725,8 @@ class InfoBatchPlugin(SupervisedPlugin):
 
     def _narrow(self, strategy: Any) -> None:
         current = strategy.experience.current_experience
-        kept = encode_sample_ids(current, self._kept)
-        replace_inner_loader(strategy, narrowed_loader(self._loader, _keeping(current, kept)))
+        narrow = _keeping(current, encode_sample_ids(current, self._kept))
+        replace_inner_loader(strategy, narrowed_loader(self._loader, len(strategy.adapted_dataset), narrow))
 
 
 class _TrainingErrors:
@@ -699,18 +777,32 @@ class _ForTask(nn.Module):
         return self.model(images, self.task_label) if isinstance(self.model, MultiTaskModule) else self.model(images)
 
 
+_OF_ALL_SAMPLES = ("caper",)  # model scores that compare the samples with each other
+
 _STATE = (
     *("scores", "selections", "_phase", "_scored_epochs", "_trained_epochs", "_seconds"),
-    *("_recorder", "_start", "_optimizer_state", "_evaluator_was_active"),
+    *("_recorder", "_start", "_optimizer_state", "_evaluator_was_active", "_train_epochs"),
 )
 
 
-def _takes_training(score: str, options: Mapping[str, Any] | None) -> bool:
-    """Whether EL2N is to be taken from training; complains of a source that is none."""
-    source = (options or {}).get("source", "checkpoint")
-    if score == "el2n" and source not in ("checkpoint", "training"):
+def _check_options(score: str, options: Mapping[str, Any], *, known: bool) -> None:
+    """Raises unless the score takes the options; those of trace scores are checked where they are recorded."""
+    entry = get_score(score)
+    if score == "el2n":
+        allowed = ["source"]
+    elif known or score == "random":
+        allowed = []
+    elif entry.running is not None:
+        return
+    else:
+        allowed = [name for name in inspect.signature(entry.function).parameters if name not in entry.requires]
+    for name in options:
+        if name not in allowed:
+            what = "known scores" if known else f"score {score!r}"
+            raise TypeError(unknown_name(f"option of {what}", name, allowed))
+    source = options.get("source", "checkpoint")
+    if source not in ("checkpoint", "training"):
         raise ValueError(f"score_options['source'] of el2n must be 'checkpoint' or 'training', got {source!r}")
-    return score == "el2n" and source == "training"
 
 
 def _recorder(num_samples: int, score: str, options: Mapping[str, Any]) -> Any:
@@ -732,28 +824,52 @@ def _model_scores(strategy: Any, name: str, options: Mapping[str, Any], num_samp
     scores = np.full(num_samples, np.nan)
     for task in tasks[experiences == current].unique().tolist():
         places = ((experiences == current) & (tasks == task)).nonzero().flatten()
-        loader = DataLoader(data.subset(places.tolist()), batch_size=1024, collate_fn=data.collate_fn)
-        with torch.random.fork_rng(devices=[]):  # a loader draws a seed
-            batches = [(batch[0], batch[1]) for batch in loader]
-        images, targets = (torch.cat(column) for column in zip(*batches, strict=True))
         model = _ForTask(strategy.model, task)
-        scores[rows[places].numpy()] = _scores_of_task(model, name, images, targets, options, strategy.device)
+        at_once = len(places) if name in _OF_ALL_SAMPLES else 1024
+        loader = DataLoader(data.subset(places.tolist()), batch_size=at_once, collate_fn=data.collate_fn)
+        with torch.random.fork_rng(devices=[]):  # a loader draws a seed
+            parts = [_scores_of(model, name, batch[0], batch[1], options, strategy.device) for batch in loader]
+        scores[rows[places].numpy()] = np.concatenate(parts)
     return scores
 
 
-def _scores_of_task(
+def _scores_of(
     model: nn.Module, name: str, images: Tensor, targets: Tensor, options: Mapping[str, Any], device: torch.device
 ) -> NDArray[np.float64]:
     entry = get_score(name)
     if name != "el2n":
         return entry.function(model, images, targets, **options)
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    with torch.no_grad():
-        probabilities = torch.cat([model(part.to(device)).double().softmax(dim=1).cpu() for part in images.split(1024)])
-    for module, training in modes.items():
-        module.training = training
-    return entry.function(probabilities, targets)
+    with evaluation_mode(model), torch.no_grad():
+        return entry.function(model(images.to(device)).double().softmax(dim=1), targets)
+
+
+def _check_ids(strategy: Any) -> None:
+    if SAMPLE_ID not in strategy.adapted_dataset._data_attributes:
+        raise ValueError(
+            f"{type(strategy).__name__} trains on other data than those of the experience, which have no sample ids: "
+            "joint training and the like cannot be traced or pruned"
+        )
+
+
+def _check_loader(strategy: Any) -> None:
+    """Complains if too little is left for a mini-batch."""
+    loader, kept = strategy.dataloader, len(strategy.adapted_dataset)
+    if len(loader) == 0:
+        raise ValueError(f"the {kept} samples kept are fewer than a mini-batch, and drop_last=True drops it")
+    normalizes = any(isinstance(module, _BatchNorm) for module in strategy.model.modules())
+    dropped = getattr(inner_loader(strategy), "loader_kwargs", {}).get("drop_last", False)
+    if normalizes and kept % strategy.train_mb_size == 1 and not dropped:
+        warnings.warn(
+            f"of the {kept} samples kept one is left over for the last mini-batch, from which BatchNorm may not be "
+            "able to take statistics; call train(..., drop_last=True) or remove one sample more or less",
+            stacklevel=2,
+        )
+
+
+def _rows_in_batch(strategy: Any, experience: int) -> Tensor:
+    """Returns the rows of an experience that are in the mini-batch, -1 for all other samples."""
+    ids = batch_field(strategy, SAMPLE_ID)
+    return torch.where(ids >> 32 == experience, ids & 0xFFFFFFFF, -1)
 
 
 def _num_rows(strategy: Any) -> int:
@@ -782,6 +898,10 @@ def _keeping(experience: int, kept: Tensor) -> Callable[[Any], Any]:
         return dataset.subset((~own | torch.isin(ids, kept)).nonzero().flatten().tolist())
 
     return narrow
+
+
+def _as_array(scores: Any) -> NDArray[np.float64]:
+    return np.asarray(scores.detach().cpu() if isinstance(scores, Tensor) else scores, dtype=np.float64)
 
 
 def _file(folder: str | os.PathLike[str], experience: int) -> Path:

@@ -30,8 +30,9 @@ class SubnetworkPlugin(SupervisedPlugin):
     move weights that are to stay.
 
     The model must have a head for each task: ``with_head(model, "multi")`` of a network of :mod:`clpack.models`. The
-    task of an experience is its task label; each comes once. Put this plugin after
-    :class:`~clpack.strategies.PruningPlugin`, whose scoring phase takes place in the subnetwork too.
+    task of an experience is its task label; each comes once, or again if its training was interrupted. Put this plugin
+    after :class:`~clpack.strategies.PruningPlugin`, whose scoring phase takes place in the subnetwork too, and after
+    plugins that stop training early: that ends the first training, or the fine-tuning.
 
     Args:
         prune_fraction: the share of its own weights that a task gives back, in (0, 1).
@@ -47,6 +48,7 @@ class SubnetworkPlugin(SupervisedPlugin):
         ValueError: if an argument is out of range; in training, if the optimizer has weight decay, a task comes again
             or an experience has several.
         TypeError: in training, if the model has no heads for tasks.
+        RuntimeError: in training, if the task before was interrupted, or a plugin after this one stops it too early.
     """
 
     def __init__(
@@ -68,6 +70,8 @@ class SubnetworkPlugin(SupervisedPlugin):
         self.tasks: dict[int, int] = {}
         self._epochs = 0  # of the present phase that are done
         self._tuning = False
+        self._unfinished: int | None = None  # task label
+        self._train_epochs = 0
         self._view: Any = None
 
     @property
@@ -77,6 +81,9 @@ class SubnetworkPlugin(SupervisedPlugin):
 
     def before_training(self, strategy: Any, **kwargs: Any) -> None:
         """Checks model and optimizer, and makes the subnetworks."""
+        self._leave_view()
+        if self._unfinished is not None:
+            strategy.train_epochs = self._train_epochs
         if any(group.get("weight_decay") for group in strategy.optimizer.param_groups):
             raise ValueError("weight_decay must be 0: it would move the weights of earlier tasks, which are to stay")
         if self.subnetworks is None:
@@ -84,18 +91,29 @@ class SubnetworkPlugin(SupervisedPlugin):
         assert self.subnetworks is not None
         self.subnetworks.to(strategy.device)
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Begins the task."""
-        labels = set(strategy.experience.task_labels)
-        if len(labels) != 1 or labels & self.tasks.keys():
+    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+        """Checks that the experience is a task of its own."""
+        labels = set(getattr(strategy.experience, "task_labels", ()))
+        if len(labels) != 1 or labels & self.tasks.keys() - {self._unfinished}:
             raise ValueError(
                 f"each experience must be a task of its own, got the task labels {sorted(labels)} after "
-                f"{sorted(self.tasks)}; open the stream with return_task_id=True"
+                f"{sorted(self.tasks)}; open the stream with return_task_id=True, and train each experience once"
             )
+        if self._unfinished not in (None, *labels):
+            raise RuntimeError(
+                f"the training of task {self._unfinished} was interrupted; train on its experience again before others"
+            )
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Begins the task, or goes on with it if its training was interrupted."""
         assert self.subnetworks is not None
-        self.subnetworks.begin_task()
-        self.tasks[labels.pop()] = self.subnetworks.task
-        self._epochs, self._tuning = 0, False
+        label = int(strategy.experience.task_labels[0])
+        self._epochs = 0
+        if self._unfinished is None:
+            self.subnetworks.begin_task()
+            self.tasks[label] = self.subnetworks.task
+            self._tuning = False
+        self._unfinished, self._train_epochs = label, strategy.train_epochs
         strategy.optimizer.state.clear()
         strategy.train_epochs += self.finetune_epochs
 
@@ -104,10 +122,10 @@ class SubnetworkPlugin(SupervisedPlugin):
         if is_scoring(strategy):
             return
         if not self._tuning:
-            if strategy._stop_training or self._epochs == strategy.train_epochs - self.finetune_epochs:
-                strategy._stop_training = False
+            if strategy._stop_training or self._epochs >= strategy.train_epochs - self.finetune_epochs:
+                strategy._stop_training = self.finetune_epochs == 0
                 self._prune(strategy)
-        elif self._epochs == self.finetune_epochs:  # the first training was stopped, and epochs are left over
+        elif self._epochs >= self.finetune_epochs:  # the first training was stopped, and epochs are left over
             strategy.stop_training()
 
     def before_update(self, strategy: Any, **kwargs: Any) -> None:
@@ -123,23 +141,31 @@ class SubnetworkPlugin(SupervisedPlugin):
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Ends the task."""
+        done = self._epochs >= strategy.train_epochs - self.finetune_epochs
+        if not self._tuning and self.finetune_epochs and not done:
+            raise RuntimeError(
+                f"a plugin stopped the training of task {self._unfinished} before its fine-tuning; put that plugin "
+                "before SubnetworkPlugin, and train on the experience again"
+            )
         if not self._tuning:
             self._prune(strategy)
-        self._tuning = False
+        self._tuning, self._unfinished = False, None
         strategy.train_epochs -= self.finetune_epochs
+
+    def before_eval(self, strategy: Any, **kwargs: Any) -> None:
+        """Goes back to the whole network, if an evaluation was interrupted."""
+        self._leave_view()
 
     def before_eval_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Looks through the subnetwork of the task, if it was begun."""
-        labels = set(strategy.experience.task_labels)
+        labels = set(getattr(strategy.experience, "task_labels", ()))
         if len(labels) == 1 and (label := labels.pop()) in self.tasks and self.subnetworks is not None:
             self._view = self.subnetworks.view(self.tasks[label])
             self._view.__enter__()
 
     def after_eval_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Goes back to the whole network."""
-        if self._view is not None:
-            self._view.__exit__(None, None, None)
-            self._view = None
+        self._leave_view()
 
     def attach(self, model: Any) -> None:
         """Makes the subnetworks of a model; the first training does it if nobody did before.
@@ -157,6 +183,11 @@ class SubnetworkPlugin(SupervisedPlugin):
         network: Any = model.model
         options: Any = {"prune_fraction": self.prune_fraction, "bn": self.bn}
         self.subnetworks = MaskedSubnetworks(network, heads=[network.linear], **options)
+
+    def _leave_view(self) -> None:
+        if self._view is not None:
+            self._view.__exit__(None, None, None)
+            self._view = None
 
     def _prune(self, strategy: Any) -> None:
         assert self.subnetworks is not None

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from clpack.modes import evaluation_mode
 from clpack.randomness import generator_for
 
 __all__ = ["pgd"]
@@ -100,13 +101,8 @@ def _undisturbed(model: Callable[..., Tensor], mode: Mode) -> Iterator[Callable[
     if not isinstance(model, nn.Module):
         yield model
     elif mode == "eval":
-        modes = {module: module.training for module in model.modules()}
-        model.eval()
-        try:
+        with evaluation_mode(model):
             yield model
-        finally:
-            for module, training in modes.items():
-                module.training = training
     else:
         buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
         devices = {param.device for param in model.parameters() if param.is_cuda}

@@ -18,9 +18,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from clpack.attacks import pgd
+from clpack.modes import evaluation_mode
 from clpack.randomness import generator_for
-
-from .gradients import _evaluation_mode
 
 __all__ = ["caper", "filter_prior"]
 
@@ -96,7 +95,7 @@ def caper(
         draws = torch.randn(x.shape, generator=generator, device=generator.device, dtype=x.dtype)
         return x + noise_std * draws.to(device)
 
-    with _evaluation_mode(model), torch.no_grad():
+    with evaluation_mode(model), torch.no_grad():
         if layer is None or head is None:
             last = _last_layers(model, images[:batch_size].to(device))
             layer, head = (last[0] if layer is None else layer), (last[1] if head is None else head)

@@ -12,8 +12,7 @@ References:
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -22,6 +21,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from clpack.modes import evaluation_mode
 
 __all__ = ["gradient_loss", "grand"]
 
@@ -126,7 +127,7 @@ def _scores(
             )
     device = next((param.device for param in model.parameters()), images.device)
     parts = []
-    with _evaluation_mode(model), torch.enable_grad():
+    with evaluation_mode(model), torch.enable_grad():
         for x, y in zip(images.split(batch_size), targets.split(batch_size), strict=True):
             parts.append(norms(x.to(device), y.to(device)).detach())
     scores: NDArray[np.float64] = torch.cat(parts).cpu().numpy()
@@ -161,14 +162,3 @@ def _losses(logits: Tensor, targets: Tensor) -> Tensor:
 def _norms(gradients: Tensor) -> Tensor:
     norms: Tensor = torch.linalg.vector_norm(gradients.flatten(1), dim=1, dtype=torch.float64)
     return norms
-
-
-@contextlib.contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training

@@ -29,10 +29,12 @@ from ._arrays import Values, as_array, as_labels, as_scores
 __all__ = [
     "ClassCounts",
     "Selection",
+    "cap_of_class",
     "class_median_distance",
     "coverage_centric",
     "keep_slice",
     "moderate",
+    "number_to_remove",
     "random_sets",
     "removal_order",
     "select",
@@ -101,7 +103,7 @@ def select(
         TypeError: if an array is of the wrong type.
     """
     values = as_scores("scores", scores)
-    count = _count(len(values), remove_fraction, remove_count)
+    count = number_to_remove(len(values), remove_fraction, remove_count)
     order = removal_order(values, remove=remove, tie_break=tie_break, generator=generator)
     if count > len(order):
         raise ValueError(
@@ -116,7 +118,7 @@ def select(
         _, classes = np.unique(as_labels(targets, len(values)), return_inverse=True)
         quotas = np.maximum(np.bincount(classes) - min_per_class, 0)
         if class_cap is not None:
-            quotas = np.minimum(quotas, _cap(class_cap, count, len(quotas)))
+            quotas = np.minimum(quotas, cap_of_class(class_cap, count, len(quotas)))
         order = order[_rank_in_group(classes[order]) < quotas[classes[order]]]
     return _without(order[:count], len(values), targets)
 
@@ -347,12 +349,17 @@ def random_sets(
     if set_size < 1 or n_total % set_size:
         raise ValueError(f"set_size must divide n_total={n_total}, got {set_size}")
     n_sets = n_total // set_size
-    removed = random.Random(seed).sample(range(n_sets), _count(n_sets, remove_fraction, None))
+    removed = random.Random(seed).sample(range(n_sets), number_to_remove(n_sets, remove_fraction, None))
     rows = np.array(removed, dtype=np.int64)[:, None] * set_size + np.arange(set_size)
     return _without(rows.ravel(), n_total, targets)
 
 
-def _count(n_samples: int, fraction: float | None, count: int | None) -> int:
+def number_to_remove(n_samples: int, fraction: float | None, count: int | None) -> int:
+    """Returns how many of so many samples a fraction or a count removes.
+
+    Raises:
+        ValueError: unless one of the two is given, and leaves at least one sample.
+    """
     if (fraction is None) == (count is None):
         raise ValueError(f"give either remove_fraction or remove_count, got {fraction} and {count}")
     if fraction is not None and not 0 <= fraction < 1:
@@ -363,7 +370,12 @@ def _count(n_samples: int, fraction: float | None, count: int | None) -> int:
     return int(requested)
 
 
-def _cap(class_cap: int | str, count: int, n_classes: int) -> int:
+def cap_of_class(class_cap: int | str, count: int, n_classes: int) -> int:
+    """Returns how many of each class may be removed, of ``count`` in all.
+
+    Raises:
+        ValueError: if ``class_cap`` is neither a number nor ``"balanced"``.
+    """
     if class_cap == "balanced":
         return count // n_classes
     if not isinstance(class_cap, int | np.integer) or class_cap < 0:

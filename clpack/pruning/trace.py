@@ -149,16 +149,14 @@ class _Recorder(ABC):
             )
         if ids.device.type == "cpu":
             self._check_range(ids.numpy())
-        if targets.device.type == "cpu" and len(targets):
-            labels, n_classes = targets.numpy(), logits.shape[1]
-            if not 0 <= labels.min() <= labels.max() < n_classes:
-                raise ValueError(
-                    f"targets must be from 0 to {n_classes - 1}, as logits has {n_classes} columns, "
-                    f"got {labels.min()} to {labels.max()}"
-                )
+        if targets.device.type == "cpu" and len(targets) and _largest(targets.numpy(), 0) >= logits.shape[1]:
+            raise ValueError(
+                f"targets must be from 0 to {logits.shape[1] - 1}, as logits has {logits.shape[1]} columns, "
+                f"got {int(targets.min())} to {int(targets.max())}"
+            )
 
     def _check_range(self, ids: NDArray[Any]) -> None:
-        if len(ids) and not -1 <= ids.min() <= ids.max() < self.num_samples:
+        if len(ids) and _largest(ids, 1) > self.num_samples:
             raise ValueError(
                 f"ids must be rows of the data set, from 0 to {self.num_samples - 1}, or -1 to be ignored, "
                 f"got {ids.min()} to {ids.max()}"
@@ -420,6 +418,11 @@ class OnlineTrace(_Recorder):
 
 
 _STATS_KINDS = {"loss": float, "correct": int, "margin": float}
+
+
+def _largest(numbers: NDArray[Any], shift: int) -> int:
+    """Returns the largest of ``numbers + shift``, where negative ones count as huge: one pass checks both ends."""
+    return int(np.maximum.reduce((numbers.astype(np.int64, copy=False) + shift).view(np.uint64)))
 
 
 def _turns(ids: NDArray[np.int64]) -> list[NDArray[np.int64]]:

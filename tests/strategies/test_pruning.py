@@ -11,6 +11,7 @@ import torch
 from avalanche.core import SupervisedPlugin
 from avalanche.evaluation.metrics import accuracy_metrics, loss_metrics
 from avalanche.training.plugins import (
+    EarlyStoppingPlugin,
     EvaluationPlugin,
     EWCPlugin,
     LRSchedulerPlugin,
@@ -18,8 +19,10 @@ from avalanche.training.plugins import (
     ReplayPlugin,
     SynapticIntelligencePlugin,
 )
-from avalanche.training.supervised import Naive
+from avalanche.training.supervised import Cumulative, Naive
+from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, WeightedRandomSampler
 
 from clpack.optim import TAG as TAGOptimizer
 from clpack.pruning import Trace, coverage_centric, max_loss_increase, select
@@ -425,11 +428,124 @@ class TestPruning:
             ({"score_options": {"kind": "consecutive"}}, "no option 'kind'"),
             ({"score": "el2n", "score_options": {"source": "test"}}, "'checkpoint' or 'training'"),
             ({"remove_fraction": 0.5, "selection": coverage_centric}, "got both"),
+            ({"min_per_class": 3, "selection": coverage_centric}, "got both"),
+            ({"score": "el2n", "score_options": {"sorce": "training"}}, "source"),
+            ({"score": "random", "score_options": {"window": 2}}, "option of score 'random'"),
+            ({"score": "grand", "score_options": {"batchsize": 2}}, "batch_size"),
+            ({"scores": {0: [1.0]}, "score_options": {"window": 2}}, "known scores"),
         ],
     )
     def test_bad_arguments(self, options, message):
         with pytest.raises((ValueError, TypeError), match=message):
             PruningPlugin(**options)
+
+    @pytest.mark.parametrize("fraction", [0.875, 0.95])
+    def test_nearly_all_can_go(self, make_stream, make_model, fraction):
+        plugin = PruningPlugin("random", remove_fraction=fraction, min_per_class=1)
+        naive(make_model(), [plugin]).train(make_stream(2).train_stream[0])
+        total = len(plugin.scores[0])
+        assert len(plugin.selections[0].removed) == round(fraction * total)
+
+    def test_removed_samples_do_not_come_back(self, make_stream, make_model):
+        watch, plugin = Watch(), PruningPlugin(scoring_epochs=1, min_per_class=0)
+        train(
+            naive(make_model(), [watch, plugin], template=Cumulative, criterion=nn.CrossEntropyLoss()), make_stream(2)
+        )
+        later = torch.cat([batch[4][batch[3] == 0] for batch in watch.batches if batch[0] == 1])
+        assert len(later) > 0
+        assert not set(later.tolist()) & set(plugin.selections[0].removed.tolist())
+
+    @pytest.mark.parametrize("first", [True, False])
+    def test_early_stopping_waits_for_the_training(self, make_stream, make_model, first):
+        watch, stream = Watch(), make_stream(2)
+        stopping = EarlyStoppingPlugin(patience=2, val_stream_name="test_stream")
+        pruning = PruningPlugin(scoring_epochs=6, min_per_class=0)
+        evaluator = EvaluationPlugin(accuracy_metrics(stream=True), loggers=[])
+        strategy = naive(
+            make_model(),
+            [watch, stopping, pruning] if first else [watch, pruning, stopping],
+            evaluator=evaluator,
+            eval_every=1,
+            train_epochs=12,
+        )
+        strategy.train(stream.train_stream[0], eval_streams=[stream.test_stream])
+        assert len({batch[1] for batch in watch.batches if batch[2]}) == 6
+        assert len({batch[1] for batch in watch.batches if not batch[2]}) >= 2
+        assert stopping.patience == 2
+
+    def test_an_interrupted_scoring_leaves_a_strategy_that_works(self, make_stream, make_model):
+        class Interrupt(SupervisedPlugin):
+            armed = True
+
+            def after_training_iteration(self, strategy, **kwargs):
+                if Interrupt.armed and strategy.clock.train_exp_epochs == 1:
+                    Interrupt.armed = False
+                    raise KeyboardInterrupt
+
+        stream, model = make_stream(2), make_model()
+        evaluator = EvaluationPlugin(accuracy_metrics(epoch=True, stream=True), loggers=[])
+        plugin = PruningPlugin(scoring_epochs=3, min_per_class=0)
+        strategy = naive(model, [plugin, Interrupt()], evaluator=evaluator)
+        before = weights(model)
+        with pytest.raises(KeyboardInterrupt):
+            strategy.train(stream.train_stream[0])
+        assert strategy.eval(stream.test_stream)
+        strategy.train(stream.train_stream[0])
+        assert len(plugin.selections[0].kept) > 0
+        assert strategy.train_epochs == EPOCHS
+        assert len(evaluator.get_all_metrics()["Top1_Acc_Epoch/train_phase/train_stream/Task000"][0]) == EPOCHS
+        assert not torch.equal(before[0], weights(model)[0])
+
+    def test_a_refused_selection_leaves_a_strategy_that_works(self, make_stream, make_model):
+        stream, model = make_stream(5), make_model()
+        targets = np.asarray(stream.train_stream[0].dataset.targets)
+        plugin = PruningPlugin(scores={0: targets.astype(float)}, remove_count=int((targets == 1).sum()))
+        evaluator = EvaluationPlugin(accuracy_metrics(stream=True), loggers=[])
+        strategy = naive(model, [plugin], evaluator=evaluator)
+        with pytest.raises(ValueError, match="all samples of class 1"):
+            strategy.train(stream.train_stream[0])
+        assert evaluator.active
+        plugin.min_per_class = 1
+        strategy.train(stream.train_stream[0])
+        assert strategy.eval(stream.test_stream)
+
+    def test_a_stop_from_behind_is_an_error(self, make_stream, make_model):
+        class StopInFront(SupervisedPlugin):
+            def before_training_epoch(self, strategy, **kwargs):
+                if strategy.clock.train_exp_epochs == 1:
+                    strategy.stop_training()
+
+        with pytest.raises(RuntimeError, match="put that plugin before PruningPlugin"):
+            naive(make_model(), [PruningPlugin(scoring_epochs=3), StopInFront()]).train(make_stream(2).train_stream[0])
+
+    def test_an_experience_comes_again_with_replay(self, make_stream, make_model):
+        watch, plugin = Watch(), PruningPlugin("random", remove_fraction=0.5)
+        strategy = naive(make_model(), [watch, plugin, ReplayPlugin(mem_size=100, batch_size_mem=4)], train_epochs=1)
+        experience = make_stream(2).train_stream[0]
+        strategy.train(experience)
+        visits = [len(watch.batches)]
+        strategy.train(experience)
+        assert len(watch.batches) - visits[0] == visits[0]  # the memory does not make the epoch longer
+
+    def test_other_samplers_and_small_rests(self, make_stream, make_model):
+        class Weighted(SupervisedPlugin):
+            def before_training_exp(self, strategy, **kwargs):
+                sampler = WeightedRandomSampler(torch.ones(len(strategy.adapted_dataset)), 64)
+                strategy.dataloader = DataLoader(strategy.adapted_dataset, batch_size=8, sampler=sampler)
+
+        experience = make_stream(2).train_stream[0]
+        with pytest.raises(TypeError, match="cannot be narrowed"):
+            naive(make_model(), [Weighted(), PruningPlugin("random")]).train(experience)
+        size = len(experience.dataset)
+        few = PruningPlugin("random", remove_count=size - BATCH + 1)
+        with pytest.raises(ValueError, match="fewer than a mini-batch"):
+            naive(make_model(), [few]).train(experience, drop_last=True)
+        model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 10))
+        with (
+            pytest.warns(UserWarning, match="one is left over"),
+            pytest.raises(ValueError, match="more than 1 value per channel"),
+        ):
+            naive(model, [PruningPlugin("random", remove_count=size - BATCH - 1)]).train(experience)
 
     def test_bad_arguments_that_training_shows(self, make_stream, make_model):
         experience = make_stream(5).train_stream[0]
@@ -437,6 +553,12 @@ class TestPruning:
             naive(make_model(), [PruningPlugin(remove_count=10_000)]).train(experience)
         with pytest.raises(ValueError, match="more than one PruningPlugin"):
             naive(make_model(), [PruningPlugin(), PruningPlugin()]).train(experience)
+        with pytest.raises(ValueError, match="RandomStreamsPlugin must come before"):
+            naive(make_model(), [PruningPlugin(), RandomStreamsPlugin(0)]).train(experience)
+        plugin = TracePlugin()
+        naive(make_model(), [plugin]).train(experience)
+        with pytest.raises(ValueError, match="another stream"):
+            naive(make_model(), [plugin]).train(make_stream(2).train_stream[0])
         with pytest.warns(UserWarning, match="forgetting counts equal"):
             PruningPlugin("forgetting", scoring_epochs=3)
 
@@ -466,6 +588,34 @@ class TestInfoBatch:
         naive(make_model(), [plugin, Look()], train_epochs=4).train(make_stream(2).train_stream[0])
         found, expected = map(np.array, zip(*losses, strict=True))
         np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+    def test_the_weights_make_the_sum_that_of_the_full_data(self, make_stream, make_model):
+        sums = {}
+
+        class Look(SupervisedPlugin):
+            def before_backward(self, strategy, **kwargs):
+                epoch = strategy.clock.train_exp_epochs
+                sums[epoch] = sums.get(epoch, 0.0) + strategy.loss.item() * len(strategy.mb_y)
+
+        # With a learning rate of 0 the losses stay as they are, label smoothing included.
+        model = make_model()
+        strategy = naive(
+            model,
+            [InfoBatchPlugin(), Look()],
+            optimizer=torch.optim.SGD(model.parameters(), lr=0.0),
+            criterion=nn.CrossEntropyLoss(label_smoothing=0.2),
+            train_epochs=40,
+        )
+        strategy.train(make_stream(2).train_stream[0])
+        full, pruned = sums[0], [sums[epoch] for epoch in range(1, 34)]
+        assert np.std(pruned) > 0
+        assert np.mean(pruned) == pytest.approx(full, rel=0.01)
+
+    def test_other_criteria_and_several_tasks_are_refused(self, make_stream, make_model):
+        experience = make_stream(2).train_stream[0]
+        for criterion in (nn.CrossEntropyLoss(weight=torch.ones(10)), nn.NLLLoss()):
+            with pytest.raises(ValueError, match="CrossEntropyLoss without class weights"):
+                naive(make_model(), [InfoBatchPlugin()], criterion=criterion).train(experience)
 
     def test_with_replay(self, make_stream, make_model):
         watch, plugin = Watch(), InfoBatchPlugin()
