@@ -26,6 +26,9 @@ types: $(READY)
 bench: $(READY)
 	$(BIN)/python -m clpack.experiments.bench.tag
 	$(BIN)/python -m clpack.experiments.bench.loader
+	$(BIN)/python -m clpack.experiments.bench.pruning
+	$(BIN)/python -m clpack.experiments.bench.genimage
+	$(BIN)/python -m clpack.experiments.bench.ccsi
 
 clean:
 	rm -rf $(VENV) .cache build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .mixed import MixedCIFARPermutedMNIST
     from .noise import NoisyCIFAR10, NoisyCIFAR100, NoisyDigits, NoisyFMNIST, NoisyMNIST
     from .pruned import pruned_benchmark
+    from .score_split import ScoreSplitCIFAR10, ScoreSplitDigits, ScoreSplitMNIST
     from .vision import PermutedMNIST, RotatedMNIST, SplitCIFAR10, SplitCIFAR100, SplitFMNIST, SplitMNIST
 
 __all__ = [
@@ -45,6 +46,9 @@ __all__ = [
     "PermutedDigits",
     "PermutedMNIST",
     "RotatedMNIST",
+    "ScoreSplitCIFAR10",
+    "ScoreSplitDigits",
+    "ScoreSplitMNIST",
     "SplitCIFAKE",
     "SplitCIFAR10",
     "SplitCIFAR100",

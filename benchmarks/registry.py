@@ -32,6 +32,8 @@ class StreamInfo:
         data_set: name of the data set in ``describe_data_sets()``; None if the images come with scikit-learn.
         reference: where the stream, or else its data, was introduced.
         largest_seed: the largest seed it takes.
+        selection_options: its arguments that say, besides ``scores``, which samples it shows; without them and with
+            one experience it shows all of its training data. Empty for a stream that takes no scores.
     """
 
     name: str
@@ -42,6 +44,12 @@ class StreamInfo:
     data_set: str | None
     reference: str
     largest_seed: int = 2**64 - 1  # torch's generators
+    selection_options: tuple[str, ...] = ()
+
+    @property
+    def takes_scores(self) -> bool:
+        """Whether it picks samples by ``scores``, shape ``(N,)``, of all of its training data."""
+        return bool(self.selection_options)
 
     @property
     def embedded(self) -> bool:
@@ -75,6 +83,8 @@ _GENIMAGE = f"{_EPOCHLOSS}; M. Zhu et al., GenImage, NeurIPS 2023, arXiv:2306.08
 _CIFAKE = "J. Bird and A. Lotfi, CIFAKE, IEEE Access 2024, arXiv:2303.14126; natural images: CIFAR-10 (JPEG)"
 _MIXED = f"{_EPOCHLOSS}; reads MNIST, too"
 
+_BY_SCORE = ("score_ranges", "images_per_experience")
+
 _NUMPY = 2**32 - 1  # the largest seed of NumPy's legacy generator; PermutedDigits gives it 1000 * seed + experience
 
 _STREAMS = {
@@ -83,6 +93,9 @@ _STREAMS = {
         StreamInfo("SplitDigits", "digits", _SPLIT, 10, (1, 8, 8), None, _DIGITS),
         StreamInfo("PermutedDigits", "digits", _SHIFTED, 10, (1, 8, 8), None, _DIGITS, 4_000_000),
         StreamInfo("NoisyDigits", "noise", _SPLIT, 10, (1, 8, 8), None, _TONEVA),
+        StreamInfo(
+            "ScoreSplitDigits", "score_split", _SHIFTED, 10, (1, 8, 8), None, _TONEVA, selection_options=_BY_SCORE
+        ),
         StreamInfo("SplitMNIST", "vision", _SPLIT, 10, (1, 28, 28), "MNIST", _ZENKE),
         StreamInfo("PermutedMNIST", "vision", _SHIFTED, 10, (1, 28, 28), "MNIST", _GOODFELLOW, _NUMPY),
         StreamInfo("RotatedMNIST", "vision", _SHIFTED, 10, (1, 28, 28), "MNIST", _LOPEZ_PAZ, _NUMPY),
@@ -93,6 +106,19 @@ _STREAMS = {
         StreamInfo("NoisyFMNIST", "noise", _SPLIT, 10, (1, 28, 28), "FashionMNIST", _TONEVA),
         StreamInfo("NoisyCIFAR10", "noise", _SPLIT, 10, (3, 32, 32), "CIFAR10", _TONEVA),
         StreamInfo("NoisyCIFAR100", "noise", _SPLIT, 100, (3, 32, 32), "CIFAR100", _TONEVA),
+        StreamInfo(
+            "ScoreSplitMNIST", "score_split", _SHIFTED, 10, (1, 28, 28), "MNIST", _TONEVA, selection_options=_BY_SCORE
+        ),
+        StreamInfo(
+            "ScoreSplitCIFAR10",
+            "score_split",
+            _SHIFTED,
+            10,
+            (3, 32, 32),
+            "CIFAR10",
+            _TONEVA,
+            selection_options=_BY_SCORE,
+        ),
         StreamInfo("SplitCIFAKE", "cifake", _TASKS, 10, (3, 32, 32), "CIFAKE", _CIFAKE),
         StreamInfo("GenImageCL", "genimage", _TASKS, 600, (3, 64, 64), "genimage", _GENIMAGE),
         StreamInfo("GenImageDisjoint", "genimage", _TASKS, 600, (3, 64, 64), "genimage", _GENIMAGE),

@@ -14,6 +14,7 @@ import clpack.benchmarks
 import clpack.models
 import clpack.strategies
 from clpack.names import unknown_name
+from clpack.pruning import get_score
 from clpack.strategies.heads import with_head
 
 from .config import RunConfig
@@ -26,6 +27,8 @@ __all__ = [
     "check_device",
     "check_model",
     "check_strategy",
+    "feeds_stream",
+    "score_name",
 ]
 
 
@@ -48,14 +51,38 @@ def check_device(name: str, *, here: bool) -> None:
         raise ValueError(f"device is {name!r}, but torch sees {n_gpus} CUDA devices here; use --set device=cpu")
 
 
-def build_benchmark(config: RunConfig) -> Any:
-    """Opens the stream of a cell. If no ``seed`` is set for the stream, it is the seed of the cell."""
-    return clpack.benchmarks.get(config.stream.name, **_stream_options(config))
+def feeds_stream(config: RunConfig) -> bool:
+    """Returns whether the scores of the sources of a cell go to its stream; otherwise they go to its strategy."""
+    return bool(config.sources) and clpack.benchmarks.describe(config.stream.name).takes_scores
+
+
+def score_name(config: RunConfig) -> str:
+    """Returns which score a cell takes from its sources.
+
+    It is the option ``score`` of what the scores go to: of the strategy, or of the stream, with forgetting as default.
+    """
+    if feeds_stream(config):
+        return str(config.stream.options.get("score", "forgetting"))
+    default = clpack.strategies.describe(config.strategy.name).options["score"].default
+    return str(config.strategy.options.get("score", default))
+
+
+def build_benchmark(config: RunConfig, scores: Any = None) -> Any:
+    """Opens the stream of a cell. If no ``seed`` is set for the stream, it is the seed of the cell.
+
+    Args:
+        config: the cell.
+        scores: shape ``(N,)``, for a cell whose stream takes the scores of its sources.
+    """
+    return clpack.benchmarks.get(config.stream.name, **_stream_options(config, scores))
 
 
 def check_benchmark(config: RunConfig) -> None:
     """Raises what :func:`build_benchmark` would raise, without looking at any data."""
-    clpack.benchmarks.check(config.stream.name, **_stream_options(config))
+    scores = () if feeds_stream(config) else None
+    if scores is not None:
+        get_score(score_name(config))
+    clpack.benchmarks.check(config.stream.name, **_stream_options(config, scores))
 
 
 def build_model(config: RunConfig, benchmark: Any) -> nn.Module:
@@ -99,7 +126,7 @@ def build_strategy(
         plugins: further plugins, placed before those of the strategy.
         evaluator: an Avalanche ``EvaluationPlugin``.
         device: where the model is trained.
-        scores: the scores of each experience, shape ``(N,)``, for a cell that has sources.
+        scores: the scores of each experience, shape ``(N,)``, for a cell whose strategy takes those of its sources.
     """
     return clpack.strategies.get(
         config.strategy.name,
@@ -115,18 +142,21 @@ def check_strategy(config: RunConfig) -> None:
     """Raises what :func:`build_strategy` would raise, without a model.
 
     Raises:
-        ValueError: if the cell has sources, and a strategy that takes no scores.
+        ValueError: if the cell has sources, and neither a stream nor a strategy that takes scores.
     """
-    if config.sources and "scores" not in clpack.strategies.describe(config.strategy.name).options:
+    scores: dict[int, Any] | None = {} if config.sources and not feeds_stream(config) else None
+    if scores is not None and "scores" not in clpack.strategies.describe(config.strategy.name).options:
         raise ValueError(
             f"row {config.row!r} has sources, but its strategy {config.strategy.name!r} takes no scores; "
             "use Pruning, or leave the sources out"
         )
-    clpack.strategies.check(config.strategy.name, **_strategy_options(config, {} if config.sources else None))
+    clpack.strategies.check(config.strategy.name, **_strategy_options(config, scores))
 
 
-def _stream_options(config: RunConfig) -> dict[str, Any]:
-    options = dict(config.stream.options)
+def _stream_options(config: RunConfig, scores: Any) -> dict[str, Any]:
+    options = {**config.stream.options, **({} if scores is None else {"scores": scores})}
+    if clpack.benchmarks.describe(config.stream.name).takes_scores:
+        options.pop("score", None)  # which one it is, only the table has to know
     if options.get("seed") is None:  # which would mean the state of torch's generator, whatever it is
         options["seed"] = config.seed
     return options
@@ -134,7 +164,7 @@ def _stream_options(config: RunConfig) -> dict[str, Any]:
 
 def _model(config: RunConfig, image_shape: Sequence[int], num_classes: int) -> nn.Module:
     name = config.model.name
-    models = {each: getattr(clpack.models, each) for each in clpack.models.__all__}
+    models = {each: cls for each in clpack.models.__all__ if isinstance(cls := getattr(clpack.models, each), type)}
     classifiers = [each for each, cls in models.items() if "num_classes" in inspect.signature(cls).parameters]
     if name not in classifiers:
         raise ValueError(unknown_name("model", name, classifiers))

@@ -16,16 +16,20 @@ import avalanche
 import numpy as np
 import torch
 from avalanche.core import SupervisedPlugin
+from avalanche.evaluation.metric_results import MetricValue
 from avalanche.evaluation.metrics import accuracy_metrics, loss_metrics
 from avalanche.logging import TensorboardLogger, TextLogger
 from avalanche.training.determinism.rng_manager import RNGManager
 from avalanche.training.plugins import EvaluationPlugin
+from avalanche.training.templates.base_sgd import PeriodicEval
 
 import clpack
 import clpack.metrics
 from clpack.randomness import derive_seed
 from clpack.strategies import (
     AccuracyMatrix,
+    AdversarialTrainingPlugin,
+    AttackedAccuracyMatrix,
     CheckpointPlugin,
     InMemoryLoaderPlugin,
     LogFile,
@@ -36,9 +40,9 @@ from clpack.strategies import (
     save_checkpoint,
 )
 
-from .build import build_benchmark, build_model, build_strategy, check_device
+from .build import build_benchmark, build_model, build_strategy, check_device, feeds_stream
 from .config import METRICS, RunConfig
-from .samples import sample_metrics, sample_records, save_into, source_scores
+from .samples import sample_metrics, sample_records, save_galleries, save_into, source_scores
 from .store import ResultStore
 
 __all__ = ["fingerprint", "run_cell"]
@@ -61,9 +65,9 @@ def run_cell(config: RunConfig, store: ResultStore, *, checkpoint_every: int = 1
     check_device(config.device, here=True)
     folder = store.start(config)
     with _exact_arithmetic(config):
-        benchmark = build_benchmark(config)
+        benchmark = build_benchmark(config, source_scores(config, store)[0] if feeds_stream(config) else None)
         data = fingerprint(benchmark)
-        scores = source_scores(config, store, data) if config.sources else None
+        scores = source_scores(config, store, data) if config.sources and not feeds_stream(config) else None
         RNGManager.set_random_seeds(derive_seed(config.seed, "initialization") % 2**32)  # NumPy takes 32 bits
         model = build_model(config, benchmark)
 
@@ -86,19 +90,26 @@ def run_cell(config: RunConfig, store: ResultStore, *, checkpoint_every: int = 1
             RandomStreamsPlugin(config.seed),
             InMemoryLoaderPlugin(),
             _ProgressPlugin(config, store, len(benchmark.train_stream)),
+            *([PeriodicEval(1, do_initial=False)] if config.measure_train else []),
         ]
         strategy = build_strategy(
             config, model, plugins=plugins, evaluator=evaluator, device=torch.device(config.device), scores=scores
         )
         save_into(folder, strategy)
+        further = _further_matrices(config, strategy, benchmark)
+        evaluator.metrics += further.values()
 
         strategy, start = maybe_load_checkpoint(strategy, state, unique_objects=benchmark)
         for experience in benchmark.train_stream[start:]:
-            strategy.train(experience)
+            strategy.train(experience, eval_streams=[benchmark.train_stream] if config.measure_train else None)
             strategy.eval(benchmark.test_stream)
+            if "synthetic" in further:
+                strategy.eval(benchmark.test_synthetic_stream)
             save_checkpoint(strategy, state, unique_objects=benchmark)
+        save_galleries(folder, strategy, benchmark)
         records = sample_records(strategy, benchmark)
-        store.finish(config, _result(config, matrix.matrix, data, records), _environment(config, costs.costs))
+        result = _result(config, matrix.matrix, data, records, further)
+        store.finish(config, result, _environment(config, costs.costs))
 
 
 def fingerprint(benchmark: Any) -> dict[str, Any]:
@@ -106,7 +117,8 @@ def fingerprint(benchmark: Any) -> dict[str, Any]:
 
     Returns:
         The number of training and test samples per experience, and the SHA-256 of, for each experience, up to
-        1000 evenly spaced targets and the first, middle and last image as evaluation sees them.
+        1000 evenly spaced targets and the first, middle and last image as evaluation sees them; and which data it is,
+        if the benchmark says so.
     """
     digest = hashlib.sha256()
     counts: dict[str, list[int]] = {"train": [], "test": []}
@@ -119,11 +131,52 @@ def fingerprint(benchmark: Any) -> dict[str, Any]:
             digest.update(repr([int(targets[i]) for i in range(0, n, math.ceil(n / 1000))]).encode())
             for index in sorted({0, n // 2, n - 1}):
                 digest.update(np.ascontiguousarray(samples[index][0]).tobytes())
-    return {"sha256": digest.hexdigest(), "n_train": counts["train"], "n_test": counts["test"]}
+    found = {"sha256": digest.hexdigest(), "n_train": counts["train"], "n_test": counts["test"]}
+    described = getattr(benchmark, "data_description", None)
+    return found if described is None else {**found, "description": described}
+
+
+def _further_matrices(config: RunConfig, strategy: Any, benchmark: Any) -> dict[str, AccuracyMatrix]:
+    """Returns the accuracies that a cell measures besides those on its test stream, by the begin of their metrics.
+
+    ``"train"`` are those on its training stream, if it measures them; ``"attacked"`` those on test images that are
+    attacked as the training images are, if these are; ``"synthetic"`` those on synthetic test images, if the benchmark
+    has any.
+    """
+    matrices: dict[str, AccuracyMatrix] = {}
+    if config.measure_train:
+        matrices["train"] = _TrainingAccuracy()
+    for plugin in strategy.plugins:
+        if isinstance(plugin, AdversarialTrainingPlugin):
+            matrices["attacked"] = AttackedAccuracyMatrix(plugin.attack, seed=config.seed)
+    if "test_synthetic" in benchmark.streams:
+        matrices["synthetic"] = AccuracyMatrix("test_synthetic")
+    return matrices
+
+
+class _TrainingAccuracy(AccuracyMatrix):
+    """The accuracy on the training samples of every experience, without augmentation, and how it went epoch by epoch.
+
+    Attributes:
+        curve: the accuracies on all experiences, in their order, at each evaluation of the training stream.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("train")
+        self.curve: list[list[float]] = []
+
+    def after_eval(self, strategy: Any) -> list[MetricValue]:
+        values = super().after_eval(strategy)
+        if strategy.experience.origin_stream.name == self.stream_name:
+            self.curve.append(self.matrix[:, len(self._order) - 1].tolist())
+        return values
 
 
 class _ProgressPlugin(SupervisedPlugin):
-    """Tells the store, at most once a second, how far the run is."""
+    """Tells the store, at most once a second, how far the run is; never less than before.
+
+    Pruning sets the clock of the training back after it has scored the samples.
+    """
 
     def __init__(self, config: RunConfig, store: ResultStore, n_experiences: int) -> None:
         super().__init__()
@@ -131,6 +184,7 @@ class _ProgressPlugin(SupervisedPlugin):
         self._store = store
         self._n_experiences = n_experiences
         self._told_at = -math.inf
+        self._told = 0.0
 
     def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
         now = time.monotonic()
@@ -138,9 +192,9 @@ class _ProgressPlugin(SupervisedPlugin):
             return
         self._told_at = now
         within = strategy.clock.train_exp_iterations / (len(strategy.dataloader) * strategy.train_epochs)
-        self._store.set_progress(
-            self._config, (strategy.clock.train_exp_counter + min(within, 1.0)) / self._n_experiences
-        )
+        fraction = (strategy.clock.train_exp_counter + min(within, 1.0)) / self._n_experiences
+        self._told = max(self._told, fraction)
+        self._store.set_progress(self._config, self._told)
 
     def checkpoint_state(self) -> dict[str, Any]:
         """Nothing of it belongs into a checkpoint."""
@@ -166,20 +220,32 @@ def _exact_arithmetic(config: RunConfig) -> Iterator[None]:
 
 
 def _result(
-    config: RunConfig, matrix: np.ndarray[Any, Any], data: dict[str, Any], records: dict[str, list[dict[str, Any]]]
+    config: RunConfig,
+    matrix: np.ndarray[Any, Any],
+    data: dict[str, Any],
+    records: dict[str, list[dict[str, Any]]],
+    further: dict[str, AccuracyMatrix],
 ) -> dict[str, Any]:
     names = [name for name, metric in METRICS.items() if metric.of_matrix]
     experiences = [
         {name: _finite(getattr(clpack.metrics, name)(matrix[:seen, :seen])) for name in names}
         for seen in range(1, len(matrix) + 1)
     ]
+    of_further = {
+        name: _finite(getattr(clpack.metrics, name.removeprefix(f"{kind}_"))(accuracies.matrix))
+        for kind, accuracies in further.items()
+        for name in METRICS
+        if name.startswith(f"{kind}_")
+    }
     return {
         "config": config.settings(),
         "data": data,
-        "metrics": experiences[-1] | sample_metrics(records),
+        "metrics": experiences[-1] | sample_metrics(records) | of_further,
         **records,
         "experiences": experiences,
-        "accuracy_matrix": [[_finite(value) for value in row] for row in matrix],
+        "accuracy_matrix": _rows(matrix),
+        **{f"{kind}_accuracy_matrix": _rows(accuracies.matrix) for kind, accuracies in further.items()},
+        **{f"{kind}_accuracy_curve": it.curve for kind, it in further.items() if isinstance(it, _TrainingAccuracy)},
         "learning_curve": [_finite(value) for value in clpack.metrics.running_average_accuracy(matrix)],
     }
 
@@ -201,6 +267,11 @@ def _environment(config: RunConfig, phases: list[dict[str, Any]]) -> dict[str, A
         "num_threads": config.num_threads,
         "finished_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def _rows(matrix: np.ndarray[Any, Any]) -> list[list[float | None]]:
+    """Returns a matrix as JSON can hold it."""
+    return [[_finite(value) for value in row] for row in matrix]
 
 
 def _finite(value: Any) -> float | None:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from clpack import benchmarks
 from clpack.names import unknown_name
 from clpack.strategies import registry
 
@@ -44,14 +45,23 @@ class Metric:
     of_matrix: bool = True
 
 
-#: The numbers of a finished cell by name. Of single samples: ``noise_found`` is the share of the changed samples of a
-#: noisy stream that were removed, ``unforgettable`` that of the samples never forgotten in training, and
-#: ``forgetting_events`` the mean number of times that a sample was.
+#: The numbers of a finished cell by name. Accuracies are those on the test samples, or, after ``train_``, on the
+#: training samples of each experience without augmentation; after ``attacked_``, on test images attacked as the
+#: training images are; after ``synthetic_``, on synthetic test images. Of single samples: ``noise_found`` is the share
+#: of the changed samples of a noisy stream that were removed, ``unforgettable`` that of the samples never forgotten in
+#: training, and ``forgetting_events`` the mean number of times that a sample was.
 METRICS: Mapping[str, Metric] = {
     "average_accuracy": Metric("Average accuracy", "%", 100, 2, True),
     "forgetting": Metric("Forgetting", "fraction", 1, 3, False),
     "learning_accuracy": Metric("Learning accuracy", "%", 100, 2, True),
     "backward_transfer": Metric("Backward transfer", "fraction", 1, 3, True),
+    "train_average_accuracy": Metric("Average accuracy on training samples", "%", 100, 2, True, of_matrix=False),
+    "train_forgetting": Metric("Forgetting of training samples", "fraction", 1, 3, False, of_matrix=False),
+    "train_learning_accuracy": Metric("Learning accuracy on training samples", "%", 100, 2, True, of_matrix=False),
+    "attacked_average_accuracy": Metric("Average accuracy on attacked images", "%", 100, 2, True, of_matrix=False),
+    "attacked_learning_accuracy": Metric("Learning accuracy on attacked images", "%", 100, 2, True, of_matrix=False),
+    "synthetic_average_accuracy": Metric("Average accuracy on synthetic images", "%", 100, 2, True, of_matrix=False),
+    "synthetic_learning_accuracy": Metric("Learning accuracy on synthetic images", "%", 100, 2, True, of_matrix=False),
     "noise_found": Metric("Changed samples removed", "%", 100, 2, True, of_matrix=False),
     "unforgettable": Metric("Unforgettable samples", "%", 100, 2, True, of_matrix=False),
     "forgetting_events": Metric("Forgetting events per sample", "events", 1, 2, False, of_matrix=False),
@@ -101,8 +111,10 @@ class RunConfig:
         table: name of the table, a label.
         row: label of the row.
         column: label of the column.
-        sources: the cells whose traces give the scores of this one, if its strategy prunes; they have none themselves.
-            Default: none.
+        sources: the cells whose traces give the scores of this one, to its stream if that takes scores, else to its
+            strategy; they have none themselves. Default: none.
+        measure_train: whether the accuracy on the training samples of each experience is measured after each epoch, as
+            the metrics that begin with ``train_`` need it. Default: False.
 
     Raises:
         TypeError, ValueError: if a number is not what it has to be.
@@ -121,6 +133,7 @@ class RunConfig:
     row: str = ""
     column: str = ""
     sources: tuple[RunConfig, ...] = ()
+    measure_train: bool = False
 
     def __post_init__(self) -> None:
         for name in (*_COUNTS, "seed"):
@@ -139,7 +152,8 @@ class RunConfig:
     def settings(self) -> dict[str, Any]:
         """Returns all that influences the result, flat: ``"strategy"`` is its name, ``"strategy.lr"`` an option.
 
-        The labels (table, row, column) are not in it. ``"sources"``, where there are any, are their keys.
+        The labels (table, row, column) are not in it. ``"sources"``, where there are any, are their keys;
+        ``"measure_train"`` is there where it is true.
         """
         settings: dict[str, Any] = {}
         for item in fields(self):
@@ -149,7 +163,7 @@ class RunConfig:
                 settings.update({f"{item.name}.{option}": value.options[option] for option in value.options})
             elif item.name == "sources":
                 settings.update({"sources": [source.key() for source in value]} if value else {})
-            elif item.name not in _LABELS:
+            elif item.name not in _LABELS and not (item.name == "measure_train" and not value):
                 settings[item.name] = value
         return settings
 
@@ -211,17 +225,20 @@ class Column:
 class Sources:
     """Runs that give the cells of a row their scores: they train on the stream of the column, and record it.
 
-    Stream, model and settings are those of the column. Rows with equal sources share them.
+    Stream, model and settings are those of the column. A stream that takes scores shows them all of its training data.
+    Rows with equal sources share them.
 
     Args:
         strategy: the strategy ``"Trace"`` with its optimizer.
         seeds: their seeds; the scores of the runs are combined.
         settings: further settings, e.g. ``{"model.dropout": False}``.
+        settings_by_column: settings for single columns, by column label; they win over ``settings``.
     """
 
     strategy: Component
     seeds: tuple[int, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    settings_by_column: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -289,8 +306,8 @@ class Experiment:
         seeds: seeds of the repeats; default 1 to 5.
         references: values to compare with.
         presets: replacements of settings by preset name, as in :attr:`Column.settings`, in cells and sources; the keys
-            ``"seeds"`` and ``"source_seeds"`` replace the seeds, ``"columns"`` names the columns that are left. The
-            preset ``"paper"`` is the table as it stands.
+            ``"seeds"`` and ``"source_seeds"`` replace the seeds, ``"rows"`` and ``"columns"`` name those that are left.
+            The preset ``"paper"`` is the table as it stands.
         metrics: names in :data:`METRICS`, in the order of printing.
         x_label: what ``x`` of the columns is. Default: nothing.
 
@@ -316,13 +333,16 @@ class Experiment:
             if not labels or len(set(labels)) < len(labels):
                 raise ValueError(f"{name} of {self.name} must be there and differ from each other, got {labels}")
         named_metrics = [*self.metrics, *(reference.metric for reference in self.references)]
-        named_columns = [label for row in self.rows for label in row.settings_by_column]
+        by_column = [part.settings_by_column for row in self.rows for part in (row, row.sources) if part is not None]
+        named_columns = [label for settings in by_column for label in settings]
         named_columns += [reference.column for reference in self.references]
         named_columns += [label for preset in self.presets.values() for label in preset.get("columns", ())]
+        named_rows = [reference.row for reference in self.references]
+        named_rows += [label for preset in self.presets.values() for label in preset.get("rows", ())]
         for kind, named, known in (
             ("metric", named_metrics, METRICS),
             ("column", named_columns, columns),
-            ("row", [reference.row for reference in self.references], rows),
+            ("row", named_rows, rows),
         ):
             for name in named:
                 if name not in known:
@@ -355,6 +375,7 @@ class Experiment:
         chosen = dict(presets[preset])
         preset_seeds = chosen.pop("seeds", self.seeds)
         source_seeds = chosen.pop("source_seeds", None)
+        row_labels = chosen.pop("rows", [label for row in self.rows for label, _ in row.points()])
         labels = chosen.pop("columns", [column.label for column in self.columns])
         seeds = list(preset_seeds if seeds is None else seeds)
         if not seeds or len(set(seeds)) < len(seeds):
@@ -362,12 +383,13 @@ class Experiment:
 
         cells = []
         for row in self.rows:
-            for label, point in row.points():
+            for label, point in (point for point in row.points() if point[0] in row_labels):
                 for column in (column for column in self.columns if column.label in labels):
                     by_column = row.settings_by_column.get(column.label, {})
                     cell = _resolve(column, row.strategy, (row.settings, by_column, point), chosen)
                     sources = _sources(column, row.sources, source_seeds, chosen, self.name)
                     cell = replace(cell, table=self.name, row=label, column=column.label, sources=sources)
+                    cell = replace(cell, measure_train=any(name.startswith("train_") for name in self.metrics))
                     cells += [replace(cell, seed=seed) for seed in seeds]
         return _override(cells, overrides or {})
 
@@ -386,9 +408,20 @@ def _sources(
 ) -> tuple[RunConfig, ...]:
     if sources is None:
         return ()
-    config = _resolve(column, sources.strategy, (sources.settings,), preset)
+    by_column = sources.settings_by_column.get(column.label, {})
+    config = _resolve(column, sources.strategy, (sources.settings, by_column), preset)
     config = replace(config, table=table, row="Scoring run", column=column.stream.name)
     return tuple(replace(config, seed=seed) for seed in seeds or sources.seeds)
+
+
+def _on_all_samples(source: RunConfig) -> RunConfig:
+    """Returns a source; if its stream takes scores, with one experience that has all of the training data."""
+    info = benchmarks.describe(source.stream.name)
+    if not info.takes_scores:
+        return source
+    chosen = ("score", *info.selection_options)
+    options = {name: value for name, value in source.stream.options.items() if name not in chosen}
+    return replace(source, stream=Component(info.name, {**options, "n_experiences": 1}))
 
 
 def _fitting(strategy: Component, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -411,7 +444,7 @@ def _override(cells: list[RunConfig], overrides: Mapping[str, Any]) -> list[RunC
 
     def change(cell: RunConfig) -> RunConfig:
         changed = cell.with_settings({key: value for key, value in overrides.items() if key in cell.settings()})
-        return replace(changed, sources=tuple(map(change, cell.sources)))
+        return replace(changed, sources=tuple(_on_all_samples(change(source)) for source in cell.sources))
 
     return [change(cell) for cell in cells]
 

@@ -17,7 +17,7 @@ from .config import METRICS
 if TYPE_CHECKING:
     from .report import Table
 
-__all__ = ["accuracy_matrices", "learning_curves", "metric_curves"]
+__all__ = ["accuracy_matrices", "learning_curves", "metric_curves", "training_curves"]
 
 _INK = "#010203"  # replaced by currentColor in the SVG
 _STYLE = {
@@ -118,6 +118,40 @@ def accuracy_matrices(table: Table, column: str) -> str | None:
         return _svg(figure, f"Accuracy matrices on {column}")
 
 
+def training_curves(table: Table, column: str) -> str | None:
+    """Draws the accuracy on the training samples of each experience, epoch by epoch, a panel per row side by side.
+
+    Returns:
+        SVG text; None if no cell of the column has measured it.
+    """
+    stacks = {row: _stack(table, row, column, "train_accuracy_curve") for row in table.rows}
+    curves = {row: runs for row, runs in stacks.items() if runs is not None}
+    if not curves:
+        return None
+    width = min(3, len(curves))
+    height = -(-len(curves) // width)
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(0.6 + 3.0 * width, 0.5 + 2.3 * height), layout="constrained")
+        grid = figure.subplots(height, width, squeeze=False, sharey=True)
+        for axes in grid.flat[len(curves) :]:
+            axes.set_visible(False)
+        for axes, (row, runs) in zip(grid.flat, curves.items(), strict=False):
+            n_epochs, n_experiences = runs.shape[1:]
+            for index in range(n_experiences):
+                own = runs[:, :, index]
+                epochs = np.arange(1, n_epochs + 1)
+                _curve(axes, index, f"experience {index + 1}", epochs, own.mean(0), own.std(0), marker="")
+            for begin in range(1, n_experiences):
+                axes.axvline(begin * n_epochs / n_experiences + 0.5, color=_INK, alpha=0.3, linewidth=0.8)
+            axes.set_title(row)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.grid(axis="y", color=_INK, alpha=0.12, linewidth=0.6)
+        figure.supxlabel("epochs", fontsize=9)
+        figure.supylabel("accuracy on training samples (%)", fontsize=9)
+        figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
+        return _svg(figure, f"Accuracy on training samples on {column}")
+
+
 def _curve(axes: Any, index: int, label: str, x: Any, mean: Any, std: Any, marker: str = "o") -> None:
     """Draws one line with its band, in the color and dashes of the ``index``-th row."""
     color, dashes = f"C{index % 10}", ("-", "--", ":")[index // 10 % 3]
@@ -136,7 +170,8 @@ def _annotate(axes: Any, matrix: np.ndarray[Any, Any]) -> None:
 
 def _stack(table: Table, row: str, column: str, name: str) -> np.ndarray[Any, Any] | None:
     """Returns a field of the finished cells in percent, seeds first, NaN where it is undefined; None without any."""
-    runs = [cell.content["result"][name] for cell in table.at(row, column) if cell.content is not None]
+    cells = [cell.content["result"] for cell in table.at(row, column) if cell.content is not None]
+    runs = [result[name] for result in cells if name in result]
     return 100 * np.array(runs, dtype=float) if runs else None  # None becomes NaN
 
 

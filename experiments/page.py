@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing beside itself: style and pictures are inside."""
+"""The report as one HTML page that needs nothing beside itself: style and pictures are inside, galleries are linked."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import clpack
 
-from .figures import accuracy_matrices, learning_curves, metric_curves
+from .figures import accuracy_matrices, learning_curves, metric_curves, training_curves
 from .report import Cell, Table, metric_title
 
 __all__ = ["render_page"]
@@ -86,6 +86,13 @@ def _section(table: Table) -> str:
             "Test accuracy on each experience (down) after training each experience (across), mean over the seeds.",
             {column: accuracy_matrices(table, column) for column in table.columns},
         ),
+        _pictures(
+            "Accuracy on training samples",
+            "After each epoch, without augmentation; the band is ± one population standard deviation over the seeds. "
+            "The vertical lines are where the next experience begins.",
+            {column: training_curves(table, column) for column in table.columns},
+        ),
+        _galleries(table),
         _costs(table),
         _configuration(table),
         _environment(table),
@@ -106,7 +113,7 @@ def _metric_table(table: Table, metric: str) -> str:
         for column in table.columns
     )
     body = ""
-    for row in table.rows:
+    for row in table.rows_with(metric):
         body += f"<tr><td>{escape(row)}</td>"
         for column in table.columns:
             entry = table.entry(row, column, metric)
@@ -144,13 +151,32 @@ def _pictures(title: str, caption: str, pictures: Mapping[str, str | None]) -> s
     return f'<h2>{title}</h2><p class="soft">{caption}</p>{"".join(blocks)}' if blocks else ""
 
 
+def _galleries(table: Table) -> str:
+    body = ""
+    for cell in table.cells:
+        links = ", ".join(
+            f'<a href="{escape(path)}">experience {index}</a>' for index, path in enumerate(cell.galleries)
+        )
+        if links:
+            names = f"<td>{escape(cell.row)}</td><td>{escape(cell.column)}</td><td>{cell.settings['seed']}</td>"
+            body += f'<tr>{names}<td class="text">{links}</td></tr>\n'
+    if not body:
+        return ""
+    heads = "<tr><th>Method</th><th>Stream</th><th>Seed</th><th>Removed first and last of each class</th></tr>"
+    return f'<details class="small"><summary>Removed samples</summary>{_table(heads, body)}</details>'
+
+
 def _costs(table: Table) -> str:
+    scored = any(cell.source_seconds is not None for cell in table.cells)
     body = ""
     for row in table.rows:
         for column in table.columns:
             phases = [cell.content["environment"]["phases"] for cell in table.at(row, column) if cell.content]
             if phases:
                 numbers = "".join(f"<td>{text}</td>" for text in _cost_numbers(phases))
+                if scored:
+                    seconds = [cell.source_seconds or 0.0 for cell in table.at(row, column)]
+                    numbers += f"<td>{max(seconds):.1f}</td>"
                 body += f"<tr><td>{escape(row)}</td><td>{escape(column)}</td>{numbers}</tr>\n"
     if not body:
         return ""
@@ -163,11 +189,14 @@ def _costs(table: Table) -> str:
             "Evaluation (s)",
             "Peak memory (MiB)",
             "State at the end (MiB)",
+            *(["Scoring runs (s)"] if scored else []),
         )
     )
     caption = (
         "Seconds per run, largest peak of memory in any phase, size of model, optimizer and memory. Means over seeds."
     )
+    if scored:
+        caption += " Scoring runs: all runs that the scores of a row come from, together; rows and seeds share them."
     return f'<h2>Cost</h2><p class="soft">{caption}</p>{_table(f"<tr>{heads}</tr>", body)}'
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import os
 import re
@@ -45,6 +46,9 @@ class Cell:
         settings: its settings (see :meth:`RunConfig.settings`).
         content: its ``result.json``; None if it is not finished.
         error: why its last attempt failed; None if it did not.
+        source_seconds: what the runs that its scores come from took together; None if there are none, or one of them
+            is not finished.
+        galleries: pictures of its samples, relative to the result folder.
     """
 
     row: str
@@ -53,6 +57,8 @@ class Cell:
     settings: dict[str, Any]
     content: dict[str, Any] | None
     error: str | None
+    source_seconds: float | None
+    galleries: tuple[str, ...]
 
     @property
     def status(self) -> str:
@@ -212,6 +218,16 @@ class Table:
         """Returns whether there are reference values for a metric in a column."""
         return any(self.entry(row, column, metric).reference for row in self.rows)
 
+    def rows_with(self, metric: str) -> list[str]:
+        """Returns the rows in which a metric has a value, or may still get one."""
+
+        def may_have(row: str) -> bool:
+            entries = [self.entry(row, column, metric) for column in self.columns]
+            return any(entry.values or entry.n_finished < entry.n_seeds for entry in entries)
+
+        rows = [row for row in self.rows if may_have(row)]
+        return rows or self.rows
+
     def notes(self) -> list[str]:
         """Returns what a reader has to know about the numbers, one sentence or two per note."""
         seeds = ", ".join(map(str, self.seeds))
@@ -223,6 +239,9 @@ class Table:
             sources = sorted({reference["source"] for reference in self.plan["references"] if reference["source"]})
             where = f" ({'; '.join(sources)})" if sources else ""
             notes.append(f"Reference values{where}; difference in standard deviations of the reference.")
+        data = {cell.content["result"]["data"].get("description") for cell in self.cells if cell.content is not None}
+        if data - {None}:
+            notes.append(f"Data: {'; '.join(sorted(data - {None}))}.")
         if self.plan["preset"] != "paper":
             notes.append(f"Preset {self.plan['preset']!r}, not the full protocol.")
         if self.plan["overrides"]:
@@ -295,16 +314,25 @@ def load_tables(directory: str | os.PathLike[str]) -> list[Table]:
         raise FileNotFoundError(
             f"no results in {store.root}: it has no tables/*.json; expected a folder that `clpack run --out` wrote"
         )
-    return [
-        Table(
-            plan,
-            tuple(
-                Cell(**cell, content=store.result(cell["key"]), error=store.error(cell["key"]))
-                for cell in plan["cells"]
-            ),
+
+    @functools.cache
+    def seconds(key: str) -> float | None:
+        content = store.result(key)
+        return None if content is None else float(content["environment"]["seconds"])
+
+    def load(cell: dict[str, Any]) -> Cell:
+        key, sources = cell["key"], [seconds(source) for source in cell["settings"].get("sources", ())]
+        known = [each for each in sources if each is not None]
+        galleries = sorted((store.folder(key) / "pruning").glob("*.png"))
+        return Cell(
+            **cell,
+            content=store.result(key),
+            error=store.error(key),
+            source_seconds=sum(known) if sources and len(known) == len(sources) else None,
+            galleries=tuple(path.relative_to(store.root).as_posix() for path in galleries),
         )
-        for plan in plans
-    ]
+
+    return [Table(plan, tuple(load(cell) for cell in plan["cells"])) for plan in plans]
 
 
 def write_into(directory: str | os.PathLike[str], document: str | os.PathLike[str]) -> None:
@@ -390,7 +418,7 @@ def _markdown_table(table: Table, metric: str) -> list[str]:
         head += [column, *extra]
         rule += ["---:"] * (1 + len(extra))
     lines = [head, rule]
-    for row in table.rows:
+    for row in table.rows_with(metric):
         line = [row]
         for column in table.columns:
             entry = table.entry(row, column, metric)
@@ -457,6 +485,7 @@ def _cell_record(table: Table, cell: Cell) -> dict[str, Any]:
         "status": cell.status,
         **{name: metrics.get(name) for name in METRICS},
         "seconds": environment.get("seconds"),
+        "source_seconds": cell.source_seconds,
         "finished_at": environment.get("finished_at"),
         "error": cell.error,
     }

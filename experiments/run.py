@@ -223,7 +223,7 @@ def _check_components(cells: Sequence[RunConfig], *, here: bool) -> None:
         check_device(cell.device, here=here)
     for cell in _distinct(cells, "strategy", "train_epochs", "train_mb_size", "eval_mb_size", "sources"):
         check_strategy(cell)
-    for cell in _distinct(cells, "stream", "seed"):
+    for cell in _distinct(cells, "stream", "seed", "sources"):
         check_benchmark(cell)
     for cell in _distinct(cells, "stream", "model"):
         check_model(cell)

@@ -8,20 +8,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import clpack.strategies
 from clpack.pruning import Trace, aggregate_runs, get_score
 from clpack.strategies import PruningPlugin, TracePlugin, dataset_field
 
+from .build import feeds_stream, score_name
 from .config import RunConfig
 from .store import ResultStore
 
-__all__ = ["sample_metrics", "sample_records", "save_into", "source_scores"]
+__all__ = ["sample_metrics", "sample_records", "save_galleries", "save_into", "source_scores"]
 
+_GALLERY_CLASSES = 20  # at most: each is a row of the picture
 _FOLDERS: dict[Any, str] = {TracePlugin: "traces", PruningPlugin: "pruning"}
 
 
-def source_scores(config: RunConfig, store: ResultStore, data: dict[str, Any]) -> dict[int, NDArray[np.float64]]:
-    """Returns the scores of each experience of a cell, from the traces of its sources.
+def source_scores(
+    config: RunConfig, store: ResultStore, data: dict[str, Any] | None = None
+) -> dict[int, NDArray[np.float64]]:
+    """Returns the scores of each experience of the sources of a cell, from their traces.
 
     Each trace is scored with the ``score`` and the ``score_options`` of the cell, and the runs are combined as
     :data:`clpack.pruning.SCORES` says.
@@ -29,7 +32,7 @@ def source_scores(config: RunConfig, store: ResultStore, data: dict[str, Any]) -
     Args:
         config: a cell with sources.
         store: where their folders lie.
-        data: the fingerprint of the stream of the cell.
+        data: the fingerprint of the stream that they must have been trained on. Default: None, not checked.
 
     Returns:
         Float64 arrays of shape ``(N,)``, by the index of the experience.
@@ -38,22 +41,23 @@ def source_scores(config: RunConfig, store: ResultStore, data: dict[str, Any]) -
         ValueError: if a source is not finished, or was trained on other data.
         FileNotFoundError: if a trace is missing.
     """
-    options = config.strategy.options
-    name = options.get("score", clpack.strategies.describe(config.strategy.name).options["score"].default)
+    name = score_name(config)
+    options = {} if feeds_stream(config) else config.strategy.options.get("score_options") or {}
     runs = []
     for source in config.sources:
         who = f"source {source.key()} ({source.label()})"
         content = store.result(source.key())
         if content is None:
             raise ValueError(f"{who} is not finished; compute it first")
-        if content["result"]["data"] != data:
+        trained_on = content["result"]["data"]
+        if data is not None and trained_on != data:
             raise ValueError(
                 f"{who} was trained on other data than this cell; give both streams the same seed and the same "
                 "options, augmentation aside"
             )
         folder = store.folder(source.key())
-        traces = [_load_trace(folder, index) for index in range(len(data["n_train"]))]
-        runs.append([trace.score(name, **(options.get("score_options") or {})) for trace in traces])
+        traces = [_load_trace(folder, index) for index in range(len(trained_on["n_train"]))]
+        runs.append([trace.score(name, **options) for trace in traces])
     how = get_score(name).aggregate
     return {index: aggregate_runs(scores, how) for index, scores in enumerate(zip(*runs, strict=True))}
 
@@ -64,6 +68,25 @@ def save_into(folder: Path, strategy: Any) -> None:
         for kind, name in _FOLDERS.items():
             if isinstance(plugin, kind) and plugin.save_to is None:
                 plugin.save_to = folder / name
+
+
+def save_galleries(folder: Path, strategy: Any, benchmark: Any) -> None:
+    """Draws which samples were removed first and last beside the results of a pruning plugin, one PNG per experience.
+
+    Streams of more than 20 classes, or of other data than grey and color images, have none.
+    """
+    from .gallery import removal_gallery, save_gallery  # matplotlib takes a second
+
+    for plugin in strategy.plugins:
+        if not isinstance(plugin, PruningPlugin):
+            continue
+        for experience in benchmark.train_stream:
+            index, dataset = experience.current_experience, experience.dataset
+            scores, shape = plugin.scores[index], dataset.eval()[0][0].shape
+            few_classes = len(experience.classes_in_this_experience) <= _GALLERY_CLASSES
+            if few_classes and len(shape) == 3 and shape[0] in (1, 3) and not np.isnan(scores).all():
+                figure = removal_gallery(dataset, scores, remove=plugin.remove, title=plugin.score)
+                save_gallery(figure, folder / _FOLDERS[PruningPlugin] / f"experience_{index:03d}.png")
 
 
 def sample_records(strategy: Any, benchmark: Any) -> dict[str, list[dict[str, Any]]]:

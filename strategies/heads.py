@@ -129,4 +129,5 @@ class MultiHeadModel(MultiTaskModule):
         return logits
 
     def _dtype(self) -> torch.dtype:
-        return next(self.heads.parameters()).dtype
+        dtype: torch.dtype = next(self.heads.parameters()).dtype
+        return dtype

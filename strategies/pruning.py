@@ -556,7 +556,7 @@ class PruningPlugin(SupervisedPlugin):
     def _presentations_saved(self, strategy: Any, selection: Selection) -> int:
         spent = 0 if not self.reset else self._scored_epochs * (len(selection.kept) + len(selection.removed))
         epochs = strategy.train_epochs - (0 if self.reset else self._scored_epochs)
-        return epochs * len(selection.removed) - spent
+        return int(epochs * len(selection.removed) - spent)
 
     def _save(self, current: int, rows: NDArray[np.int64], targets: NDArray[np.int64], folder: Any) -> None:
         scores, selection = self.scores[current], self.selections[current]

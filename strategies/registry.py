@@ -4,7 +4,8 @@ In Python the classes do the same; see their documentation for the options. Only
 torch and Avalanche. An optimizer is named ``"SGD"``, ``"RMSprop"``, ``"Adagrad"`` or ``"Adam"`` (torch's defaults apart
 from ``lr``), or ``"TAG-RMSprop"``, ``"TAG-Adagrad"`` or ``"TAG-Adam"``, which turns any baseline into its TAG hybrid.
 
-Names joined with ``+`` are one strategy with the plugins of all, in the order of the names: ``"Pruning+Replay"``.
+Names joined with ``+`` are one strategy with the plugins of all, in the order of the names: ``"Pruning+Replay"``. They
+share the option ``seed``. EpochLoss is ``"Pruning+Subnetworks+Adversarial+Plateau"``, in this order.
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ _OPTIMIZERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 
 _TEMPLATE = "clpack.strategies.templates:Template"
 _OPTIMIZER = "SGD"
+_EPOCHLOSS = (
+    "J. Andle et al., Minimizing Data, Maximizing Performance: Generative Examples for Continual Task Learning "
+    "(EpochLoss)"
+)
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,8 @@ class Option:
         kind = self.kind
         if kind is None and not self.choices:
             kind = float if self.default is None else type(self.default)
-        if (value == self.default and isinstance(value, bool) == (kind is bool)) or value in self.choices:
+        is_default = value == self.default and isinstance(value, bool) == isinstance(self.default, bool)
+        if is_default or value in self.choices:
             return
         if self.choices and (kind is None or isinstance(value, str)):
             number = " or an integer" if kind is int else ""
@@ -80,8 +86,12 @@ class StrategyInfo:
         options: its options, besides ``lr``, ``lr_milestones``, ``lr_gamma``, ``optimizer`` and the options of the
             optimizer.
         template: the Avalanche strategy, ``"module:attribute"``.
-        plugin: the plugin that makes the method, if it is one; it takes the options.
+        plugin: the plugin that makes the method, if it is one; it takes the options, but for those that are None, which
+            it has defaults for.
+        prefix: what the names of options have before those of the plugin's arguments, so that they differ from those of
+            the optimizer (``eps``).
         optimizer: the default optimizer.
+        prunes: whether it chooses the samples to train on, which only one of several joined may do.
         parts: the strategies that this one joins; empty for one that stands alone.
     """
 
@@ -91,7 +101,9 @@ class StrategyInfo:
     options: Mapping[str, Option] = field(default_factory=dict)
     template: str = _TEMPLATE
     plugin: str | None = None
+    prefix: str = ""
     optimizer: str = _OPTIMIZER
+    prunes: bool = False
     parts: tuple[StrategyInfo, ...] = ()
 
     def __str__(self) -> str:
@@ -168,8 +180,7 @@ _STRATEGIES = {
         StrategyInfo(
             "Pruning",
             "scores the samples of each experience, removes some, and trains on the rest",
-            "J. Andle et al., Minimizing Data, Maximizing Performance: Generative Examples for Continual Task Learning "
-            "(EpochLoss)",
+            _EPOCHLOSS,
             {
                 "score": Option("epoch_loss"),
                 "score_options": Option(None, kind=Mapping),
@@ -186,6 +197,7 @@ _STRATEGIES = {
                 "seed": Option(0),
             },
             plugin="clpack.strategies.pruning:PruningPlugin",
+            prunes=True,
         ),
         StrategyInfo(
             "InfoBatch",
@@ -199,6 +211,51 @@ _STRATEGIES = {
                 "seed": Option(0),
             },
             plugin="clpack.strategies.pruning:InfoBatchPlugin",
+            prunes=True,
+        ),
+        StrategyInfo(
+            "Subnetworks",
+            "gives every task a subnetwork of its own, which later tasks use but do not change",
+            f"A. Mallya, S. Lazebnik, PackNet, CVPR 2018, arXiv:1711.05769; as in {_EPOCHLOSS}",
+            {
+                "prune_fraction": Option(0.65, minimum=0),
+                "finetune_epochs": Option(150, minimum=0),
+                "bn": Option("shared", choices=("shared", "per_task")),
+            },
+            plugin="clpack.strategies.subnetworks:SubnetworkPlugin",
+        ),
+        StrategyInfo(
+            "Adversarial",
+            "trains on attacked or corrupted images instead of clean ones",
+            "A. Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR 2018, "
+            f"arXiv:1706.06083; as in {_EPOCHLOSS}",
+            {
+                "attack": Option("pgd"),
+                "attack_eps": Option(None, minimum=0),
+                "attack_step_size": Option(None, minimum=0),
+                "attack_steps": Option(None, minimum=0, kind=int),
+                "attack_random_start": Option(None, kind=bool),
+                "attack_severity": Option(None, minimum=1, kind=int),
+                "attack_channels": Option(None, choices=("HSV", "S")),
+                "attack_center": Option(None, choices=("authors", "image")),
+                "seed": Option(0),
+            },
+            plugin="clpack.strategies.adversarial:AdversarialTrainingPlugin",
+            prefix="attack_",
+        ),
+        StrategyInfo(
+            "Plateau",
+            "lowers the learning rate when the validation accuracy no longer rises, stops, and keeps the best weights",
+            _EPOCHLOSS,
+            {
+                "stream_name": Option("valid"),
+                "factor": Option(0.1, minimum=0),
+                "min_lr": Option(1e-4, minimum=0),
+                "patience": Option(20, minimum=1),
+                "interval": Option(5, minimum=1),
+                "seed": Option(0),
+            },
+            plugin="clpack.strategies.plateau:PlateauPlugin",
         ),
     )
 }
@@ -214,7 +271,8 @@ def describe(name: str) -> StrategyInfo:
 
     Raises:
         ValueError: if there is no strategy of this name, or those joined do not go together: one comes twice, two have
-            an option of the same name, or two have a template or an optimizer of their own.
+            an option of the same name other than ``seed``, or two have a template, an optimizer or a choice of samples
+            of their own.
     """
     parts = []
     for part in name.split("+"):
@@ -357,9 +415,10 @@ def _join(name: str, parts: tuple[StrategyInfo, ...]) -> StrategyInfo:
     """Returns the description of several strategies in one."""
     owners: dict[str, str] = {}
     for part in parts:
-        claims = [f"the name {part.name}", *(f"the option {option}" for option in part.options)]
+        claims = [f"the name {part.name}", *(f"the option {option}" for option in part.options if option != "seed")]
         claims += ["a template of its own"] * (part.template != _TEMPLATE)
         claims += ["an optimizer of its own"] * (part.optimizer != _OPTIMIZER)
+        claims += ["a choice of samples of its own"] * part.prunes
         for claim in claims:
             if claim in owners:
                 raise ValueError(f"{name}: both {owners[claim]} and {part.name} have {claim}; take one of them")
@@ -371,6 +430,7 @@ def _join(name: str, parts: tuple[StrategyInfo, ...]) -> StrategyInfo:
         {option: value for part in parts for option, value in part.options.items()},
         template=next((part.template for part in parts if part.template != _TEMPLATE), _TEMPLATE),
         optimizer=next((part.optimizer for part in parts if part.optimizer != _OPTIMIZER), _OPTIMIZER),
+        prunes=any(part.prunes for part in parts),
         parts=parts,
     )
 
@@ -378,7 +438,9 @@ def _join(name: str, parts: tuple[StrategyInfo, ...]) -> StrategyInfo:
 def _methods(info: StrategyInfo, options: Mapping[str, Any]) -> list[Any]:
     """Builds the plugins of a strategy from the values of all its options."""
     return [
-        _load(part.plugin)(**{key: options[key] for key in part.options})
+        _load(part.plugin)(
+            **{key.removeprefix(part.prefix): options[key] for key in part.options if options[key] is not None}
+        )
         for part in info.parts or (info,)
         if part.plugin
     ]

@@ -50,7 +50,7 @@ def test_the_demo_that_make_runs(tmp_path, capsys):
     assert list(tmp_path.glob("cells/*/tb/events*"))
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/tag.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/pruning.md", "docs/tag.md"])
 def test_tables_are_those_of_the_results(name, tmp_path):
     from clpack.experiments.report import write_into
 
@@ -58,3 +58,16 @@ def test_tables_are_those_of_the_results(name, tmp_path):
     shutil.copy(document, copy)
     write_into(ROOT / "docs" / "results", copy)
     assert copy.read_text() == document.read_text()
+
+
+def test_scores_are_those_of_the_registry():
+    from clpack.pruning import SCORES
+
+    text = (ROOT / "docs" / "scores.md").read_text()
+    rows = [
+        f"| `{name}` | `{score.function.__name__}` | {', '.join(f'`{part}`' for part in score.requires)} "
+        f"| {score.remove} | {score.aggregate} |"
+        for name, score in SCORES.items()
+    ]
+    assert "|---|---|---|---|---|\n" + "\n".join(rows) + "\n\n" in text
+    assert re.findall(r"^## .*: `(\w+)`$", text, re.MULTILINE) == list(SCORES)

@@ -68,6 +68,7 @@ EXPERIMENT = Experiment(
     ),
     seeds=(1, 2, 3),
     presets={
+        "short": {"columns": tuple(f"Split digits, {percent} %" for percent in _PERCENTS)},
         "smoke": {
             "seeds": (1,),
             "columns": ("Split digits, 20 %", "Split digits, 80 %"),

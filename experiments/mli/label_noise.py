@@ -39,7 +39,7 @@ EXPERIMENT = Experiment(
     ),
     seeds=(1, 2, 3),
     presets={
-        "short": {"columns": ("Digits", "MNIST"), "train_epochs": 8, "source_seeds": (1,), "seeds": (1, 2)},
+        "short": {"columns": ("Digits",)},
         "smoke": {"columns": ("Digits",), "train_epochs": 2, "source_seeds": (1,), "seeds": (1,)},
     },
     metrics=("noise_found", "average_accuracy"),

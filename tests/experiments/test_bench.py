@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from clpack.experiments.bench import genimage, loader, tag
+from clpack.experiments.bench import ccsi, genimage, loader, pruning, tag
 
 
 def test_tag_bench_prints_ratios(capsys):
@@ -30,3 +30,12 @@ def test_pruning_bench_measures_all_cases():
     assert [row["unit"] for row in rows] == ["ms", "ms", "ms", "MiB"]
     assert all(row["ratio"] > 0 for row in rows)
     assert rows[-1]["ratio"] <= 1.1  # no time, but bytes: scores are computed in blocks
+
+
+def test_ccsi_bench_compares_equal_gradients_and_both_starts():
+    figures = ccsi.speed(num_images=4, rounds=1)
+    assert figures["difference_double"] < 1e-9
+    assert figures["plain"] / figures["fused"] == figures["ratio"] > 0
+    found = ccsi.digits(num_train=100, epochs=1, num_images=4, iterations=2)
+    assert {"mean_teacher", "mean_other", "noise_teacher", "noise_other"} < found.keys()
+    assert all(0 <= value <= 1 for value in found.values())

@@ -6,6 +6,7 @@ import json
 import random
 import sys
 import textwrap
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -175,6 +176,18 @@ def test_two_processes_give_the_same_results_and_a_killed_one_resumes(serial, tm
     assert [outcome.key for outcome in again.with_status("done")] == [failed.key]
     expected = results(serial)
     assert results(out) == {config.key(): expected[config.key()] for config in table.cells()}
+
+
+def test_progress_never_goes_back(tmp_path, monkeypatch):
+    (config,) = TABLE.cells()[:1]
+    told = []
+    monkeypatch.setattr(ResultStore, "set_progress", lambda self, config, fraction: told.append(fraction))
+    plugin = cell._ProgressPlugin(config, ResultStore(tmp_path), n_experiences=2)
+    for experience, iterations in ((0, 4), (0, 8), (0, 1), (0, 9), (1, 2)):  # pruning sets the clock back once
+        clock = SimpleNamespace(train_exp_counter=experience, train_exp_iterations=iterations)
+        plugin._told_at = float("-inf")
+        plugin.after_training_iteration(SimpleNamespace(clock=clock, dataloader=[None] * 5, train_epochs=2))
+    assert told == [0.2, 0.4, 0.4, 0.45, 0.6]
 
 
 def test_fingerprint():

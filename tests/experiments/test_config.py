@@ -93,9 +93,15 @@ class TestKey:
 
     def test_every_field_but_the_labels_is_a_setting(self):
         names = {field.name for field in dataclasses.fields(RunConfig)}
-        settings = config(sources=(source(),)).settings()
+        settings = config(sources=(source(),), measure_train=True).settings()
         assert names - settings.keys() == {"table", "row", "column"}
         assert settings["sources"] == [source().key()]
+
+    def test_measuring_on_training_samples_counts_only_where_it_is_done(self):
+        assert "measure_train" not in config().settings()
+        assert config(measure_train=True).key() != config().key()
+        assert not any(cell.measure_train for cell in table().cells())
+        assert all(cell.measure_train for cell in table(metrics=("forgetting", "train_forgetting")).cells())
 
     def test_sources_count_only_where_there_are_any(self):
         assert config(sources=()).settings() == config().settings()
@@ -246,6 +252,14 @@ class TestSources:
         keys = {(cell.row, cell.column): [source.key() for source in cell.sources] for cell in cells}
         assert len({tuple(sources) for sources in keys.values()}) == 4  # two rows that differ in dropout, two columns
         assert [source.key() for source in cells[0].sources] == [source.key() for source in cells[1].sources]
+
+    def test_settings_for_single_columns(self):
+        sources = Sources(Component("Trace"), (1,), {"train_epochs": 4}, {"B": {"train_epochs": 9}})
+        cells = table(rows=(Row("MLI", Component("Pruning"), sources=sources),)).cells()
+        assert {(cell.column, cell.sources[0].train_epochs) for cell in cells} == {("A", 4), ("B", 9)}
+        bad = dataclasses.replace(sources, settings_by_column={"C": {}})
+        with pytest.raises(ValueError, match="unknown column 'C'"):
+            table(rows=(Row("MLI", Component("Pruning"), sources=bad),))
 
     def test_presets_and_overrides_hold_for_them_too(self):
         cells = self.TABLE.cells(preset="short", overrides={"strategy.lr": 0.3, "device": "cuda", "model.dropout": 0.5})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from avalanche.benchmarks import nc_benchmark
+from avalanche.benchmarks.utils import as_classification_dataset
 
 from clpack.data import TensorImages
 from clpack.experiments.gallery import removal_gallery, save_gallery
@@ -15,11 +15,8 @@ SCORES = np.array([3.0, 0.0, 1.0, np.nan, 2.0, 1.0])
 
 
 def make_dataset(images, transform=None):
-    data = TensorImages(images, torch.tensor(TARGETS))
-    stream = nc_benchmark(
-        data, data, 1, False, shuffle=False, train_transform=lambda x: x * 0, eval_transform=transform
-    )
-    return stream.train_stream[0].dataset
+    groups = {"train": (lambda image: image * 0, None), "eval": (transform, None)}
+    return as_classification_dataset(TensorImages(images, torch.tensor(TARGETS)), transform_groups=groups)
 
 
 @pytest.fixture

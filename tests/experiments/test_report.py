@@ -7,7 +7,7 @@ import textwrap
 
 import pytest
 
-from clpack.experiments.config import Column, Component, Experiment, Reference, Row
+from clpack.experiments.config import Column, Component, Experiment, Reference, Row, Sources
 from clpack.experiments.report import load_tables, print_tables, report, write_into
 from clpack.experiments.run import _plan
 from clpack.experiments.store import ResultStore
@@ -167,6 +167,37 @@ def test_page_needs_nothing_beside_itself(full):
     assert "torch 2" in page
 
 
+def test_scoring_runs_and_galleries(tmp_path):
+    sources = Sources(Component("Trace"), (8, 9))
+    scored = dataclasses.replace(
+        TABLE, rows=(TABLE.rows[0], Row("MLI", Component("Pruning"), sources=sources)), references=()
+    )
+    store = ResultStore(tmp_path)
+    plan = _plan(scored, scored.cells(), "paper", {})
+    store.save_plan(plan["name"], plan)
+    for cell in scored.cells():
+        finish(store, cell, 0.5, 0.1)
+    (table,) = load_tables(tmp_path)
+    assert [cell.source_seconds for cell in table.cells] == [None] * 4  # not finished
+    assert "Scoring runs" not in report(tmp_path).html.read_text()
+
+    for source in scored.cells()[-1].sources:
+        finish(store, source, 0.5, 0.1)
+    picture = store.folder(scored.cells()[-1].key()) / "pruning" / "experience_000.png"
+    picture.parent.mkdir()
+    picture.touch()
+    (table,) = load_tables(tmp_path)
+    assert [cell.source_seconds for cell in table.cells] == [None, None, 5.0, 5.0]  # two runs of 2.5 s
+    paths = report(tmp_path)
+    page = paths.html.read_text()
+    assert "<th>Scoring runs (s)</th>" in page
+    assert "<td>0.50</td><td>0.0</td></tr>" in page
+    assert "<td>0.50</td><td>5.0</td></tr>" in page
+    (link,) = re.findall(r'<a href="([^"]*)"', page)
+    assert tmp_path / link == picture
+    assert [row["source_seconds"] for row in csv.DictReader(paths.cells.open())] == ["", "", "5.0", "5.0"]
+
+
 def test_best_ties_and_direction(full):
     (table,) = load_tables(full.root)
     assert table.best("Permuted", "average_accuracy") == "80.00"
@@ -282,4 +313,4 @@ def test_metrics_that_only_some_cells_have(store):
     store.finish(noisy.cells()[0], content["result"], content["environment"])
     text = report(store.root).markdown.read_text()
     assert "| SGD | 25.00 ± 0.00 |" in text
-    assert "| TAG\\|RMSProp | undefined |" in text
+    assert "| TAG\\|RMSProp |" not in text  # it has nothing to show

@@ -5,16 +5,22 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from avalanche.benchmarks import dataset_benchmark
+from avalanche.benchmarks.utils import as_classification_dataset
 
+from clpack.data import TensorImages
 from clpack.experiments import cell
 from clpack.experiments.config import Column, Component, Experiment, Row, Sources
 from clpack.experiments.run import run_experiment
-from clpack.experiments.samples import _auroc, sample_metrics
+from clpack.experiments.samples import _auroc, sample_metrics, save_galleries
 from clpack.experiments.store import ResultStore
 from clpack.pruning import Trace
+from clpack.strategies import PruningPlugin
 
 SGD = {"lr": 0.3, "lr_milestones": [3, 4], "lr_gamma": 0.1}
 TABLE = Experiment(
@@ -88,6 +94,33 @@ def test_record_of_a_pruned_cell(store):
     assert pruned["metrics"]["noise_found"] > 0.7  # a large loss finds wrong labels
     assert min(part["auroc"] for part in changed) > 0.9
     assert pruned["config"]["sources"] == [source.key() for source in PRUNED.sources]
+
+
+def test_galleries_of_removed_samples(store):
+    for config in (PRUNED, SCORED_HERE):
+        pictures = sorted((store.folder(config.key()) / "pruning").glob("*.png"))
+        assert [picture.name for picture in pictures] == ["experience_000.png", "experience_001.png"]
+        assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
+    assert not list(store.folder(SGD_CELL.key()).rglob("*.png"))
+
+
+@pytest.mark.parametrize(
+    ("shape", "n_classes", "score", "drawn"),
+    [
+        ((3, 4, 4), 20, 1.0, True),
+        ((3, 4, 4), 21, 1.0, False),
+        ((2, 4, 4), 2, 1.0, False),
+        ((16,), 2, 1.0, False),
+        ((3, 4, 4), 2, np.nan, False),
+    ],
+)
+def test_what_has_a_gallery(tmp_path, shape, n_classes, score, drawn):
+    samples = TensorImages(torch.rand(2 * n_classes, *shape), list(range(n_classes)) * 2)
+    benchmark = dataset_benchmark([as_classification_dataset(samples)], [as_classification_dataset(samples)])
+    plugin = PruningPlugin("mli")
+    plugin.scores[0] = np.full(len(samples), score)
+    save_galleries(tmp_path, SimpleNamespace(plugins=[plugin]), benchmark)
+    assert (tmp_path / "pruning" / "experience_000.png").exists() == drawn
 
 
 def test_record_of_a_trace(store):

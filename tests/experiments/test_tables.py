@@ -9,7 +9,7 @@ from clpack.experiments.build import check_benchmark, check_model, check_strateg
 from clpack.experiments.report import load_tables
 from clpack.experiments.run import run_experiment
 
-ON_DIGITS = ["epochloss/sweep", "mli/label_noise"]
+ON_DIGITS = ["epochloss/sweep", "mli/label_noise", "mli/two_tasks"]
 
 
 @pytest.mark.parametrize("name", tables.names())
