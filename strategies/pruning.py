@@ -34,7 +34,17 @@ from torch.utils.data import DataLoader
 from clpack.files import atomic_path
 from clpack.modes import evaluation_mode
 from clpack.names import unknown_name
-from clpack.pruning import ClassCounts, InfoBatch, OnlineTrace, Selection, Trace, get_score, select
+from clpack.pruning import (
+    ClassCounts,
+    InfoBatch,
+    OnlineTrace,
+    Selection,
+    Trace,
+    get_score,
+    keep_slice,
+    removal_order,
+    select,
+)
 from clpack.pruning.selection import cap_of_class, number_to_remove
 from clpack.randomness import generator_for
 
@@ -180,6 +190,8 @@ class PruningPlugin(SupervisedPlugin):
             With ``"random"`` no scoring epochs are run.
         remove_fraction: of the samples of each experience, in [0, 1). Default: 0.4, unless a count is given.
         remove_count: how many samples of each experience are removed, instead of a fraction.
+        skip_count: how many that would be removed first stay; as many after them are removed, as by the sliding window
+            of the paper of forgetting. Not together with what concerns classes. Default: 0.
         scoring_epochs: epochs of the scoring phase.
         reset: whether to go back to the start of the experience. If False, the scoring epochs are the first of the
             ``train_epochs`` and are logged as such; the rest of them is trained on the samples kept, with the state of
@@ -221,6 +233,7 @@ class PruningPlugin(SupervisedPlugin):
         *,
         remove_fraction: float | None = None,
         remove_count: int | None = None,
+        skip_count: int = 0,
         scoring_epochs: int = 10,
         reset: bool = True,
         scores: Mapping[int, Values] | None = None,
@@ -255,6 +268,10 @@ class PruningPlugin(SupervisedPlugin):
             cap_of_class(0 if class_cap is None else class_cap, 0, 1)
         if isinstance(min_per_class, bool) or not isinstance(min_per_class, int | None) or (min_per_class or 0) < 0:
             raise ValueError(f"min_per_class must not be negative, but a number or None, got {min_per_class!r}")
+        if isinstance(skip_count, bool) or not isinstance(skip_count, int) or skip_count < 0:
+            raise ValueError(f"skip_count must be a number of samples, at least 0, got {skip_count!r}")
+        if skip_count and (selection is not None or class_cap is not None or min_per_class):
+            raise ValueError("skip_count goes neither with selection nor with class_cap or min_per_class, got both")
         _check_options(score, score_options or {}, known=scores is not None)
         in_training = entry.running is not None or (score_options or {}).get("source") == "training"
         needs_training = scores is None and in_training
@@ -269,6 +286,7 @@ class PruningPlugin(SupervisedPlugin):
         self.score = score
         self.remove_fraction = remove_fraction
         self.remove_count = None if remove_count is None else int(remove_count)
+        self.skip_count = skip_count
         self.scoring_epochs = 0 if scores is not None or score == "random" else scoring_epochs
         self.reset = reset
         self.known_scores = None if scores is None else {key: _as_array(value) for key, value in scores.items()}
@@ -470,8 +488,13 @@ class PruningPlugin(SupervisedPlugin):
 
     def _selected(self, scores: NDArray[np.float64], targets: NDArray[np.int64], experience: int) -> Selection:
         """Returns the positions to keep, of which there is at least one, and of each class unless told otherwise."""
+        generator = generator_for(self.seed, "ties", experience)
         if self.selection is not None:
             selection = self.selection(scores, targets=targets)
+        elif self.skip_count:
+            count = number_to_remove(len(scores), self.remove_fraction, self.remove_count)
+            order = removal_order(scores, remove=self.remove, tie_break=self.tie_break, generator=generator)
+            selection = keep_slice(order, len(scores), remove_n=count, keep_lowest_n=self.skip_count)
         else:
             selection = select(
                 scores,
@@ -482,7 +505,7 @@ class PruningPlugin(SupervisedPlugin):
                 class_cap=self.class_cap,
                 min_per_class=self.min_per_class or 0,
                 tie_break=self.tie_break,
-                generator=generator_for(self.seed, "ties", experience),
+                generator=generator,
             )
         if len(selection.kept) == 0:
             raise ValueError(f"nothing would be left of experience {experience}; remove fewer samples")
@@ -572,6 +595,7 @@ class PruningPlugin(SupervisedPlugin):
             "remove": self.remove,
             "remove_fraction": self.remove_fraction,
             "remove_count": self.remove_count,
+            "skip_count": self.skip_count,
         }
         with atomic_path(_file(folder, current)) as partial, partial.open("wb") as file:
             np.savez_compressed(

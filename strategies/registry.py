@@ -186,6 +186,7 @@ _STRATEGIES = {
                 "score_options": Option(None, kind=Mapping),
                 "remove_fraction": Option(None, minimum=0),
                 "remove_count": Option(None, minimum=0, kind=int),
+                "skip_count": Option(0, minimum=0),
                 "remove": Option(None, choices=("highest", "lowest")),
                 "scoring_epochs": Option(10, minimum=0),
                 "reset": Option(True),

@@ -11,7 +11,7 @@ from typing import Any
 
 from clpack.experiments.config import Column, Component, Experiment, Reference, Row, Sources
 
-__all__ = ["CIFAR_TRAINING", "MNIST_COUNTS", "MNIST_TRAINING", "PAPER", "cifar_table", "mnist_table"]
+__all__ = ["CIFAR_TRAINING", "MNIST_COUNTS", "MNIST_TRAINING", "PAPER", "cifar_table", "mnist_table", "window_table"]
 
 PAPER = (
     "M. Toneva et al., An Empirical Study of Example Forgetting during Deep Neural Network Learning, ICLR 2019, "
@@ -102,6 +102,39 @@ def cifar_table(name: str, title: str, stream: str) -> Experiment:
         },
         metrics=("average_accuracy",),
         x_label="samples removed of 50,000",
+    )
+
+
+def window_table(name: str, title: str, stream: Component) -> Experiment:
+    """Returns the table of the sliding window: 5,000 samples are removed, the easiest or ever harder ones.
+
+    Args:
+        name: of the table.
+        title: of the table.
+        stream: one experience with all samples.
+    """
+    columns = tuple(
+        Column(
+            f"{start:,}",
+            stream,
+            Component("MNISTNet"),
+            {**MNIST_TRAINING, "strategy.remove_count": 5_000, "strategy.skip_count": start},
+            x=start,
+        )
+        for start in range(0, 55_001, 5_000)
+    )
+    return Experiment(
+        name=name,
+        title=title,
+        paper=PAPER,
+        rows=_rows({"model.dropout": False}),
+        columns=columns,
+        presets={
+            "short": {"seeds": (1,), "source_seeds": (1, 2), "train_epochs": 20, "columns": ("0", "25,000", "55,000")},
+            "smoke": {"seeds": (1,), "source_seeds": (1,), "train_epochs": 2, "columns": ("0", "55,000")},
+        },
+        metrics=("average_accuracy",),
+        x_label="easier samples that stay",
     )
 
 

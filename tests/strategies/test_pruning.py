@@ -446,6 +446,17 @@ class TestPruning:
         total = len(plugin.scores[0])
         assert len(plugin.selections[0].removed) == round(fraction * total)
 
+    def test_a_window_in_the_removal_order(self, make_stream, make_model):
+        experience = make_stream(2).train_stream[0]
+        size = len(experience.dataset)
+        scores = torch.arange(size) * 37 % size
+        plugin = PruningPlugin("mli", scores={0: scores}, remove_count=20, skip_count=50)
+        naive(make_model(), [plugin]).train(experience)
+        assert sorted(scores[plugin.selections[0].removed].tolist()) == list(range(50, 70))
+        for options in ({"skip_count": -1}, {"skip_count": 5, "class_cap": 3}):
+            with pytest.raises(ValueError, match="skip_count"):
+                PruningPlugin(**options)
+
     def test_removed_samples_do_not_come_back(self, make_stream, make_model):
         watch, plugin = Watch(), PruningPlugin(scoring_epochs=1, min_per_class=0)
         train(
