@@ -27,6 +27,7 @@ bench: $(READY)
 	$(BIN)/python -m clpack.experiments.bench.tag
 	$(BIN)/python -m clpack.experiments.bench.loader
 	$(BIN)/python -m clpack.experiments.bench.pruning
+	$(BIN)/python -m clpack.experiments.bench.adversarial
 	$(BIN)/python -m clpack.experiments.bench.genimage
 	$(BIN)/python -m clpack.experiments.bench.ccsi
 

@@ -154,13 +154,12 @@ class _Archive:
     """The zipped images of one form."""
 
     def __init__(self, path: Path, form: Form) -> None:
-        self._path = path
+        self._archive = zipfile.ZipFile(path)  # open as long as it is read from: its directory takes time
         members: dict[tuple[str, str], list[tuple[int, str]]] = {}
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                match = _MEMBER.fullmatch(name)
-                if match is not None:
-                    members.setdefault((match[1], match[2]), []).append((int(match[3]), name))
+        for name in self._archive.namelist():
+            match = _MEMBER.fullmatch(name)
+            if match is not None:
+                members.setdefault((match[1], match[2]), []).append((int(match[3]), name))
         self._names = {key: [name for _, name in sorted(numbered)] for key, numbered in members.items()}
         if form == "ai":
             for class_name in _CLASSES:
@@ -174,16 +173,15 @@ class _Archive:
         """Decodes the first images of some classes and gives them the labels at the same place."""
         images: list[NDArray[np.uint8]] = []
         targets: list[int] = []
-        with zipfile.ZipFile(self._path) as archive:
-            for class_index, label in zip(classes, labels, strict=True):
-                names = self._names[split, _CLASSES[class_index]][:images_per_class]
-                if len(names) < (images_per_class or 0):
-                    raise ValueError(
-                        f"images_per_class must be at most {len(names)} for the images in {self._path.name}, "
-                        f"got {images_per_class}"
-                    )
-                for name in names:
-                    with Image.open(io.BytesIO(archive.read(name))) as image:
-                        images.append(np.asarray(image.convert("RGB")))
-                targets += [label] * len(names)
+        for class_index, label in zip(classes, labels, strict=True):
+            names = self._names[split, _CLASSES[class_index]][:images_per_class]
+            if len(names) < (images_per_class or 0):
+                raise ValueError(
+                    f"images_per_class must be at most {len(names)} for the images in {self._archive.filename}, "
+                    f"got {images_per_class}"
+                )
+            for name in names:
+                with Image.open(io.BytesIO(self._archive.read(name))) as image:
+                    images.append(np.asarray(image.convert("RGB")))
+            targets += [label] * len(names)
         return TensorImages(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), targets)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from clpack.experiments.bench import ccsi, genimage, loader, pruning, tag
+from clpack.experiments.bench import adversarial, ccsi, genimage, loader, pruning, tag
 
 
 def test_tag_bench_prints_ratios(capsys):
@@ -23,6 +23,11 @@ def test_loader_bench_measures_all_cases():
 def test_genimage_bench_measures_both():
     figures = genimage.measure(rounds=1, num_images=40)
     assert figures["ours"] / figures["bare"] == figures["ratio"] > 0
+
+
+def test_adversarial_bench_measures_both():
+    figures = adversarial.measure(32, steps=1, rounds=1, batch_size=16)
+    assert figures["attacked"] / (2 * figures["clean"]) == figures["ratio"] > 0
 
 
 def test_pruning_bench_measures_all_cases():
