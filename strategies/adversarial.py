@@ -126,8 +126,8 @@ class AttackedAccuracyMatrix(AccuracyMatrix):
     """The :class:`~clpack.strategies.AccuracyMatrix` of the accuracies on attacked images.
 
     Its values are named like those of the clean one with the attack after the name:
-    ``Average_Accuracy_pgd/eval_phase/test_stream``. What an attack draws depends on ``seed`` and the experience only,
-    so every evaluation of the same model gives the same number.
+    ``Average_Accuracy_pgd/eval_phase/test_stream``. Experiences that were not trained yet are not attacked. What an
+    attack draws depends on ``seed`` and the experience only, so every evaluation of a model gives the same number.
 
     Args:
         attack: what is done to the images of every evaluation mini-batch.
@@ -148,7 +148,8 @@ class AttackedAccuracyMatrix(AccuracyMatrix):
         self._generator = generator_for(self.seed, *names, device=strategy.device)
 
     def after_eval_iteration(self, strategy: Any) -> None:
-        if strategy.experience.origin_stream.name != self.stream_name:
+        experience = strategy.experience
+        if experience.origin_stream.name != self.stream_name or experience.current_experience not in self._order:
             return
         clean_batch, clean_output = strategy.mbatch, strategy.mb_output
         strategy.mbatch = [self.attack.of_batch(strategy, self._generator), *clean_batch[1:]]
