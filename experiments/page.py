@@ -63,7 +63,7 @@ def _section(table: Table) -> str:
     parts = [
         f"<h1>{escape(table.plan['title'])}</h1>",
         f'<p class="soft">{escape(table.plan["paper"])}</p>',
-        *(_metric_table(table, metric) for metric in table.plan["metrics"]),
+        *(_metric_table(table, metric) for metric in table.metrics),
         _notes(table.notes()),
         _failures(table),
         _pictures(

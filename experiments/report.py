@@ -218,15 +218,22 @@ class Table:
         """Returns whether there are reference values for a metric in a column."""
         return any(self.entry(row, column, metric).reference for row in self.rows)
 
-    def rows_with(self, metric: str) -> list[str]:
-        """Returns the rows in which a metric has a value, or may still get one."""
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics that have a value in some row, or may still get one; all if none has."""
+        metrics: list[str] = self.plan["metrics"]
+        return [metric for metric in metrics if self._rows_with(metric)] or metrics
 
+    def rows_with(self, metric: str) -> list[str]:
+        """Returns the rows in which a metric has a value, or may still get one; all if none has."""
+        return self._rows_with(metric) or self.rows
+
+    def _rows_with(self, metric: str) -> list[str]:
         def may_have(row: str) -> bool:
             entries = [self.entry(row, column, metric) for column in self.columns]
             return any(entry.values or entry.n_finished < entry.n_seeds for entry in entries)
 
-        rows = [row for row in self.rows if may_have(row)]
-        return rows or self.rows
+        return [row for row in self.rows if may_have(row)]
 
     def notes(self) -> list[str]:
         """Returns what a reader has to know about the numbers, one sentence or two per note."""
@@ -398,7 +405,7 @@ def markdown(tables: Sequence[Table]) -> str:
 
 def _markdown_body(table: Table, heading: str) -> str:
     lines: list[str] = []
-    for metric in table.plan["metrics"]:
+    for metric in table.metrics:
         lines += [f"{heading} {metric_title(metric)}", "", *_markdown_table(table, metric), ""]
     lines += [*(f"- {note}" for note in table.notes()), ""]
     failures = [
