@@ -154,6 +154,7 @@ class _Archive:
     """The zipped images of one form."""
 
     def __init__(self, path: Path, form: Form) -> None:
+        self._file = path.name
         self._archive = zipfile.ZipFile(path)  # open as long as it is read from: its directory takes time
         members: dict[tuple[str, str], list[tuple[int, str]]] = {}
         for name in self._archive.namelist():
@@ -177,7 +178,7 @@ class _Archive:
             names = self._names[split, _CLASSES[class_index]][:images_per_class]
             if len(names) < (images_per_class or 0):
                 raise ValueError(
-                    f"images_per_class must be at most {len(names)} for the images in {self._archive.filename}, "
+                    f"images_per_class must be at most {len(names)} for the images in {self._file}, "
                     f"got {images_per_class}"
                 )
             for name in names:
