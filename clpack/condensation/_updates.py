@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,7 @@ class RealImages:
         return self.images[indices.to(self.images.device, non_blocking=True)].to(self.device, non_blocking=True)
 
 
-class _Update:
+class _Update(ABC):
     """Common to the methods: the images, ``count`` for each class in turn, and their optimizer."""
 
     def __init__(self, real: RealImages, storage: SyntheticImages, settings: Settings, draws: Draws) -> None:
@@ -57,9 +58,9 @@ class _Update:
         """Images of the classes at positions ``first`` to ``last - 1``."""
         return slice(first * self.count, last * self.count)
 
+    @abstractmethod
     def update(self, iteration: int) -> Tensor:
         """Makes the update of an iteration; returns the loss, a scalar on the device."""
-        raise NotImplementedError
 
 
 class GradientMatching(_Update):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -66,7 +67,7 @@ def equivalent_images_per_class(
     return count
 
 
-class SyntheticImages(nn.Module):
+class SyntheticImages(nn.Module, ABC):
     """What :class:`PixelImages` and :class:`LowRankImages` have in common: ``N`` images of shape ``(C, H, W)``.
 
     Attributes:
@@ -88,6 +89,7 @@ class SyntheticImages(nn.Module):
     def __len__(self) -> int:
         return self.shape[0]
 
+    @abstractmethod
     def images(self, indices: Tensor | slice | None = None) -> Tensor:
         """Decodes images, with a graph to the parameters.
 
@@ -97,11 +99,10 @@ class SyntheticImages(nn.Module):
         Returns:
             Tensor of shape ``(B, C, H, W)``, float32 even where less precise numbers are stored.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def fill_(self, images: Tensor) -> None:
         """Takes over images of shape ``(N, C, H, W)``, as well as the storage can hold them."""
-        raise NotImplementedError
 
     def fill_noise_(self, noise: Iterable[Tensor]) -> None:
         """Starts from standard normal noise, a tensor for each parameter."""
@@ -109,9 +110,9 @@ class SyntheticImages(nn.Module):
             for parameter, values in zip(self.parameters(), noise, strict=True):
                 parameter.copy_(values)
 
+    @abstractmethod
     def equivalent_images_per_class(self, images_per_class: int, *, rounding: Rounding = "total") -> int:
         """Returns how many images of this kind fit into the memory of ``images_per_class`` plain float32 ones."""
-        raise NotImplementedError
 
     @property
     def numel(self) -> int:
@@ -347,6 +348,7 @@ class CondensedSet:
         try:
             with safe_open(os.fspath(path), framework="pt") as file:
                 info = file.metadata() or {}
+                # The reader has keys(), but cannot be iterated over itself.
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise ValueError(f"{path} is not a file of a condensed set: {error}") from None

@@ -9,6 +9,7 @@ References:
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -28,7 +29,7 @@ class _Rows(nn.Module):
         self.weight = nn.Parameter(_new_rows(in_features, out_features, generator))
 
 
-class _CosineHead(nn.Module):
+class _CosineHead(nn.Module, ABC):
     """What the heads have in common: a scale for the cosines of their rows."""
 
     def __init__(self, in_features: int, out_features: int) -> None:
@@ -37,9 +38,9 @@ class _CosineHead(nn.Module):
         self.out_features = out_features
         self.sigma = nn.Parameter(torch.ones(1))
 
+    @abstractmethod
     def rows(self) -> Tensor:
         """The weights of all classes, ``(out_features, in_features)``."""
-        raise NotImplementedError
 
     def scores(self, features: Tensor) -> Tensor:
         """Maps features ``(B, in_features)`` to cosines ``(B, out_features)``, in [-1, 1]."""

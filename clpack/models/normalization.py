@@ -9,7 +9,7 @@ References:
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -196,7 +196,7 @@ def replace_batch_norm(model: Network, num_groups: int = 4, *, momentum: float =
         new.weight, new.bias = layer.weight, layer.bias
         replaced[name] = new.train(layer.training)
     if "" in replaced:
-        return replaced[""]  # type: ignore[return-value]
+        return cast(Network, replaced[""])  # the model was itself the layer
     for name, new in replaced.items():
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, new)
