@@ -28,12 +28,14 @@ if TYPE_CHECKING:
     from .epochloss import EpochLoss
     from .evaluation import AccuracyMatrix, PhaseCosts, average_accuracy_metrics, phase_cost_metrics
     from .heads import MultiHeadModel, TaskMaskedModel, with_head
+    from .infobatch import InfoBatchPlugin
     from .loader import ExperienceLoader, InMemoryLoaderPlugin, RandomStreamsPlugin
     from .logging import LogFile, MetricsCSVLogger
     from .plateau import PlateauPlugin
-    from .pruning import InfoBatchPlugin, PruningPlugin, TracePlugin, is_scoring
+    from .pruning import PruningPlugin, is_scoring
     from .subnetworks import SubnetworkPlugin
     from .tag import TAG, TAGPlugin
+    from .tracing import TracePlugin
 
 _MODULES = {
     "AGEMPlugin": "baselines",
@@ -45,7 +47,7 @@ _MODULES = {
     "EpochLoss": "epochloss",
     "ExperienceLoader": "loader",
     "InMemoryLoaderPlugin": "loader",
-    "InfoBatchPlugin": "pruning",
+    "InfoBatchPlugin": "infobatch",
     "LogFile": "logging",
     "MetricsCSVLogger": "logging",
     "MultiHeadModel": "heads",
@@ -58,7 +60,7 @@ _MODULES = {
     "TAG": "tag",
     "TAGPlugin": "tag",
     "TaskMaskedModel": "heads",
-    "TracePlugin": "pruning",
+    "TracePlugin": "tracing",
     "add_samples": "data",
     "attach_sample_ids": "data",
     "average_accuracy_metrics": "evaluation",

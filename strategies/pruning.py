@@ -1,45 +1,36 @@
-"""Data pruning in Avalanche: recording training dynamics, pruning once, and pruning anew in every epoch.
+"""Data pruning in Avalanche: score the samples of an experience, remove some, train on the rest.
 
-Each plugin works in any strategy, alone or beside replay, EWC, LwF, TAG, multi-head models and checkpoints. They attach
-sample ids to the data (see :mod:`clpack.strategies.data`), so put them before plugins that read the data, such as
-replay, and after :class:`~clpack.strategies.CheckpointPlugin` and :class:`~clpack.strategies.RandomStreamsPlugin`.
+This plugin, :class:`~clpack.strategies.TracePlugin` and :class:`~clpack.strategies.InfoBatchPlugin` each work in any
+strategy, alone or beside replay, EWC, LwF, TAG, multi-head models and checkpoints. They attach sample ids to the data
+(see :mod:`clpack.strategies.data`), so put them before plugins that read the data, such as replay, and after
+:class:`~clpack.strategies.CheckpointPlugin` and :class:`~clpack.strategies.RandomStreamsPlugin`.
 """
 
 from __future__ import annotations
 
 import copy
-import inspect
 import json
 import math
 import os
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from avalanche.core import SupervisedPlugin
 from avalanche.evaluation.metric_results import MetricValue
-from avalanche.models import MultiTaskModule
 from avalanche.training.plugins import EarlyStoppingPlugin
 from avalanche.training.templates.base_sgd import PeriodicEval
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.data import DataLoader
 
 from clpack.files import atomic_path
-from clpack.modes import evaluation_mode
-from clpack.names import unknown_name
 from clpack.pruning import (
     ClassCounts,
-    InfoBatch,
-    OnlineTrace,
     Selection,
-    Trace,
     get_score,
     keep_slice,
     removal_order,
@@ -48,19 +39,17 @@ from clpack.pruning import (
 from clpack.pruning.selection import cap_of_class, number_to_remove
 from clpack.randomness import generator_for
 
+from ._rows import check_ids, experience_file, keeping, num_rows, own_rows, rows_in_batch
+from ._scoring import check_options, make_recorder, model_scores
 from ._snapshot import Snapshot
 from .data import (
-    SAMPLE_ID,
     attach_sample_ids,
-    batch_field,
-    dataset_field,
-    decode_sample_ids,
     encode_sample_ids,
     set_experience_data,
 )
 from .loader import RandomStreamsPlugin, inner_loader, narrowed_loader, replace_inner_loader
 
-__all__ = ["InfoBatchPlugin", "PruningPlugin", "TracePlugin", "is_scoring"]
+__all__ = ["PruningPlugin", "is_scoring"]
 
 Values = NDArray[Any] | Tensor
 Phase = Literal["idle", "scoring", "training"]
@@ -75,94 +64,6 @@ def is_scoring(strategy: Any) -> bool:
     Plugins that change the training data, as adversarial training does, leave it alone then.
     """
     return any(plugin.is_scoring for plugin in strategy.plugins if isinstance(plugin, PruningPlugin))
-
-
-class TracePlugin(SupervisedPlugin):
-    """Records loss, correctness and margin of every training sample at every presentation.
-
-    They are those of the forward pass that the update is made from, with the labels trained on. Samples are told apart
-    by their ids, so shuffling, workers, oversampling and pruning change nothing.
-
-    Args:
-        score: record only what this score of :data:`clpack.pruning.SCORES` needs, in memory that does not grow with
-            the number of epochs. Default: None, everything.
-        score_options: options of the score, while training.
-        replayed: also record samples of earlier experiences when they are replayed: they continue the trace of their
-            own experience. Default: False, they are ignored. Synthetic samples always are.
-        save_to: folder for the traces, ``experience_000.npz`` and so on; needs ``score=None``. Default: None, not
-            saved.
-
-    Attributes:
-        traces: the :class:`~clpack.pruning.Trace` of each experience (or its
-            :class:`~clpack.pruning.OnlineTrace`, if a ``score`` is given); row numbers are those of the experience's
-            original dataset. An experience that comes again continues its trace, so take a new plugin for a new run.
-            What a :class:`PruningPlugin` takes back, the scoring phase, is taken back here too.
-
-    Raises:
-        ValueError: if there is no such score, it needs more than a trace, or a trace of one score is to be saved; in
-            training, if an experience has another number of samples than the trace that it would continue.
-    """
-
-    def __init__(
-        self,
-        score: str | None = None,
-        *,
-        score_options: Mapping[str, Any] | None = None,
-        replayed: bool = False,
-        save_to: str | os.PathLike[str] | None = None,
-    ) -> None:
-        super().__init__()
-        if score is None and score_options:
-            raise ValueError(f"score_options is {dict(score_options)}, but no score is given; name one or leave it out")
-        if score is not None:
-            OnlineTrace(1, score, **(score_options or {}))  # complains at once
-            if save_to is not None:
-                raise ValueError("save_to needs a whole trace, score=None; the scores are in traces[...].score()")
-        self.score = score
-        self.score_options = dict(score_options or {})
-        self.replayed = replayed
-        self.save_to = save_to
-        self.traces: dict[int, Any] = {}
-
-    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
-        """Attaches sample ids, and begins the trace of the experience."""
-        attach_sample_ids(strategy)
-        current, num_samples = strategy.experience.current_experience, _num_rows(strategy)
-        if current in self.traces and self.traces[current].num_samples != num_samples:
-            raise ValueError(
-                f"experience {current} has {num_samples} samples, but the trace of this plugin is one of "
-                f"{self.traces[current].num_samples}; take a new TracePlugin for another stream"
-            )
-        if current not in self.traces:
-            if self.score is None:
-                self.traces[current] = Trace(num_samples, num_presentations_hint=strategy.train_epochs)
-            else:
-                self.traces[current] = OnlineTrace(num_samples, self.score, **self.score_options)
-
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Checks that the samples of the training data have ids."""
-        _check_ids(strategy)
-
-    def after_forward(self, strategy: Any, **kwargs: Any) -> None:
-        """Records the mini-batch."""
-        current = strategy.experience.current_experience
-        for experience in self.traces if self.replayed else (current,):
-            self.traces[experience].record(_rows_in_batch(strategy, experience), strategy.mb_output, strategy.mb_y)
-
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Saves the trace."""
-        current = strategy.experience.current_experience
-        if self.save_to is not None:
-            self.traces[current].metadata = {"experience": current, "epochs": strategy.train_epochs}
-            self.traces[current].save(_file(self.save_to, current))
-
-    def checkpoint_state(self) -> dict[str, Any]:
-        """Returns the traces."""
-        return {"traces": self.traces}
-
-    def load_checkpoint_state(self, state: dict[str, Any]) -> None:
-        """Goes on with saved traces."""
-        self.traces = state["traces"]
 
 
 class PruningPlugin(SupervisedPlugin):
@@ -272,7 +173,7 @@ class PruningPlugin(SupervisedPlugin):
             raise ValueError(f"skip_count must be a number of samples, at least 0, got {skip_count!r}")
         if skip_count and (selection is not None or class_cap is not None or min_per_class):
             raise ValueError("skip_count goes neither with selection nor with class_cap or min_per_class, got both")
-        _check_options(score, score_options or {}, known=scores is not None)
+        check_options(score, score_options or {}, known=scores is not None)
         in_training = entry.running is not None or (score_options or {}).get("source") == "training"
         needs_training = scores is None and in_training
         if needs_training and scoring_epochs == 0:
@@ -307,7 +208,7 @@ class PruningPlugin(SupervisedPlugin):
         self._seconds = 0.0
         self._started_at = 0.0
         self._train_epochs: int | None = None
-        self._recorder = _recorder(1, self.score, self.score_options) if needs_training else None
+        self._recorder = make_recorder(1, self.score, self.score_options) if needs_training else None
         self._needs_training = needs_training
         self._start: Snapshot | None = None
         self._optimizer_state: dict[Any, Any] = {}
@@ -337,7 +238,7 @@ class PruningPlugin(SupervisedPlugin):
     def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
         """Attaches sample ids, and checks what is known already."""
         attach_sample_ids(strategy)
-        current, num_samples = strategy.experience.current_experience, _num_rows(strategy)
+        current, num_samples = strategy.experience.current_experience, num_rows(strategy)
         if self.remove_count is not None and self.remove_count >= num_samples:
             raise ValueError(
                 f"remove_count must leave at least one of the {num_samples} samples of experience {current}, "
@@ -358,18 +259,18 @@ class PruningPlugin(SupervisedPlugin):
         for experience, selection in self.selections.items():
             if experience != strategy.experience.current_experience:
                 kept = encode_sample_ids(experience, torch.from_numpy(selection.kept))
-                strategy.adapted_dataset = _keeping(experience, kept)(strategy.adapted_dataset)
+                strategy.adapted_dataset = keeping(experience, kept)(strategy.adapted_dataset)
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Plans the scoring epochs: with ``reset`` they come before the others."""
-        _check_ids(strategy)
+        check_ids(strategy)
         self._phase = "scoring"
         self._train_epochs = strategy.train_epochs
         strategy._stop_training = False  # Avalanche leaves a request made in the last epoch of an experience standing
         self._scored_epochs = self._trained_epochs = 0
         self._seconds = 0.0
         if self._needs_training:
-            self._recorder = _recorder(_num_rows(strategy), self.score, self.score_options)
+            self._recorder = make_recorder(num_rows(strategy), self.score, self.score_options)
         if self.reset:
             strategy.train_epochs += self.scoring_epochs
 
@@ -388,7 +289,7 @@ class PruningPlugin(SupervisedPlugin):
     def after_forward(self, strategy: Any, **kwargs: Any) -> None:
         """Records the mini-batch in the scoring phase."""
         if self._phase == "scoring" and self._recorder is not None:
-            rows = _rows_in_batch(strategy, strategy.experience.current_experience)
+            rows = rows_in_batch(strategy, strategy.experience.current_experience)
             self._recorder.record(rows, strategy.mb_output, strategy.mb_y)
 
     def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
@@ -462,7 +363,7 @@ class PruningPlugin(SupervisedPlugin):
 
     def _prune(self, strategy: Any) -> None:
         current = strategy.experience.current_experience
-        rows, targets = _own_rows(strategy)
+        rows, targets = own_rows(strategy)
         scores = self._scores(strategy)
         self._end_scoring(strategy)
         selection = self._selected(scores[rows], targets, current)
@@ -475,7 +376,7 @@ class PruningPlugin(SupervisedPlugin):
             self._save(current, rows, targets, self.save_to)
 
     def _scores(self, strategy: Any) -> NDArray[np.float64]:
-        current, num_samples = strategy.experience.current_experience, _num_rows(strategy)
+        current, num_samples = strategy.experience.current_experience, num_rows(strategy)
         if self.known_scores is not None:
             return self.known_scores[current]
         if self._recorder is not None:
@@ -484,7 +385,7 @@ class PruningPlugin(SupervisedPlugin):
         entry = get_score(self.score)
         if self.score == "random":
             return entry.function(num_samples, generator=generator_for(self.seed, "random scores", current))
-        return _model_scores(strategy, self.score, self.score_options, num_samples)
+        return model_scores(strategy, self.score, self.score_options, num_samples)
 
     def _selected(self, scores: NDArray[np.float64], targets: NDArray[np.int64], experience: int) -> Selection:
         """Returns the positions to keep, of which there is at least one, and of each class unless told otherwise."""
@@ -541,7 +442,7 @@ class PruningPlugin(SupervisedPlugin):
     def _narrow(self, strategy: Any) -> None:
         """Lets the strategy train on the samples kept, from this epoch on."""
         current = strategy.experience.current_experience
-        narrow = _keeping(current, encode_sample_ids(current, torch.from_numpy(self.selections[current].kept)))
+        narrow = keeping(current, encode_sample_ids(current, torch.from_numpy(self.selections[current].kept)))
         loader = narrowed_loader(inner_loader(strategy), len(strategy.adapted_dataset), narrow)
         replace_inner_loader(strategy, loader)
         strategy.adapted_dataset = narrow(strategy.adapted_dataset)
@@ -597,7 +498,7 @@ class PruningPlugin(SupervisedPlugin):
             "remove_count": self.remove_count,
             "skip_count": self.skip_count,
         }
-        with atomic_path(_file(folder, current)) as partial, partial.open("wb") as file:
+        with atomic_path(experience_file(folder, current)) as partial, partial.open("wb") as file:
             np.savez_compressed(
                 file,
                 header=np.array(json.dumps(header, default=repr)),
@@ -613,266 +514,10 @@ class PruningPlugin(SupervisedPlugin):
         return "Pruning"
 
 
-class InfoBatchPlugin(SupervisedPlugin):
-    r"""InfoBatch: every epoch skips a random part of the samples with low loss, and weighs up the rest of them.
-
-    See :class:`clpack.pruning.InfoBatch` for the method and its deviations from the authors' code. The weights are
-    applied to the loss of the strategy, which must be a ``CrossEntropyLoss`` without class weights; replayed samples
-    have weight 1. An experience must have one task label, since Avalanche oversamples the smaller of several. An epoch
-    has fewer iterations where samples are skipped: a scheduler that steps with every iteration has to be told.
-
-    Args:
-        prune_probability: which share of the samples below the mean loss is skipped, in [0, 0.9].
-        delta: which share of the epochs may prune, in [0, 1].
-        weight: ``"exact"`` or ``"nominal"``.
-        seed: of the run.
-
-    Attributes:
-        presentations: how many samples of each experience the epochs so far were made of, and how many there were
-            without pruning: ``{experience: (shown, full)}``.
-
-    Raises:
-        ValueError: if an argument is out of range.
-
-    References:
-        [1] Z. Qin et al. InfoBatch: Lossless Training Speed Up by Unbiased Dynamic Data Pruning. ICLR 2024,
-            arXiv:2303.04947.
-    """
-
-    def __init__(
-        self,
-        *,
-        prune_probability: float = 0.5,
-        delta: float = 0.875,
-        weight: Literal["exact", "nominal"] = "exact",
-        seed: int = 0,
-    ) -> None:
-        super().__init__()
-        self.prune_probability = prune_probability
-        self.delta = delta
-        self.weight = weight
-        self.seed = seed
-        self.presentations: dict[int, tuple[int, int]] = {}
-        self._pruning = self._infobatch(1, 1, 0, "cpu")
-        self._epoch = 0
-        self._kept = torch.empty(0, dtype=torch.int64)
-        self._weights = torch.ones(1)  # by row; the last is that of all other samples
-        self._loader: Any = None
-        self._criterion = nn.CrossEntropyLoss(reduction="none")
-
-    def before_training(self, strategy: Any, **kwargs: Any) -> None:
-        """Checks what goes together."""
-        if sum(isinstance(plugin, InfoBatchPlugin | PruningPlugin) for plugin in strategy.plugins) > 1:
-            raise ValueError("the strategy has several pruning plugins, of which InfoBatchPlugin must be the only one")
-        criterion = strategy._criterion
-        plain = type(criterion) is nn.CrossEntropyLoss and criterion.weight is None and criterion.reduction == "mean"
-        if not plain:
-            raise ValueError(
-                f"the criterion must be a CrossEntropyLoss without class weights, whose mean InfoBatch can weigh, "
-                f"got {criterion!r}"
-            )
-        options = {"ignore_index": criterion.ignore_index, "label_smoothing": criterion.label_smoothing}
-        self._criterion = nn.CrossEntropyLoss(reduction="none", **options)
-
-    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
-        """Attaches sample ids."""
-        attach_sample_ids(strategy)
-
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Forgets the losses of the last experience."""
-        _check_ids(strategy)
-        if len(labels := set(getattr(strategy.experience, "task_labels", [0]))) > 1:
-            raise ValueError(f"an experience must have one task label, got {sorted(labels)}; split it into several")
-        current, num_samples = strategy.experience.current_experience, _num_rows(strategy)
-        self._pruning = self._infobatch(num_samples, strategy.train_epochs, current, strategy.device)
-        self._epoch, self._loader = 0, None
-        self.presentations[current] = (0, 0)
-
-    def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
-        """Chooses the samples of the epoch."""
-        if self._loader is None:
-            self._loader = inner_loader(strategy)
-        if self._epoch >= self._pruning.num_epochs:
-            raise ValueError(
-                f"the experience goes on after its {self._pruning.num_epochs} epochs; set train_epochs before training"
-            )
-        current = strategy.experience.current_experience
-        self._kept, weights = self._pruning.begin_epoch(self._epoch)
-        by_row = torch.ones(self._pruning.num_samples + 1)
-        by_row[self._kept] = weights
-        self._weights = by_row.to(strategy.device)
-        self._epoch += 1
-        shown, full = self.presentations[current]
-        self.presentations[current] = (shown + len(self._kept), full + self._pruning.num_samples)
-        self._narrow(strategy)
-
-    def after_forward(self, strategy: Any, **kwargs: Any) -> None:
-        """Notes the losses, and adds to the loss of the strategy what the weights make of it."""
-        own = _rows_in_batch(strategy, strategy.experience.current_experience)
-        losses = self._criterion(strategy.mb_output.float(), strategy.mb_y)
-        self._pruning.update(own, losses)
-        strategy.loss = strategy.loss + ((self._weights[own] - 1) * losses).mean()
-
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Lets the loader go."""
-        self._loader = None
-
-    def on_resume(self, strategy: Any) -> None:
-        """Narrows the data again, after a checkpoint inside an experience was loaded."""
-        self._narrow(strategy)
-
-    def checkpoint_state(self) -> dict[str, Any]:
-        """Returns how far the work is; the arguments are those of the plugin built anew."""
-        return {
-            "presentations": self.presentations,
-            "pruning": self._pruning,
-            "epoch": self._epoch,
-            "kept": self._kept,
-            "weights": self._weights,
-        }
-
-    def load_checkpoint_state(self, state: dict[str, Any]) -> None:
-        """Goes on from a saved state."""
-        self.presentations, self._pruning = state["presentations"], state["pruning"]
-        self._epoch, self._kept, self._weights = state["epoch"], state["kept"], state["weights"]
-
-    def _infobatch(self, num_samples: int, num_epochs: int, experience: int, device: torch.device | str) -> InfoBatch:
-        return InfoBatch(
-            num_samples,
-            num_epochs,
-            prune_probability=self.prune_probability,
-            delta=self.delta,
-            weight=self.weight,
-            seed=self.seed + experience,
-            device=device,
-        )
-
-    def _narrow(self, strategy: Any) -> None:
-        current = strategy.experience.current_experience
-        narrow = _keeping(current, encode_sample_ids(current, self._kept))
-        replace_inner_loader(strategy, narrowed_loader(self._loader, len(strategy.adapted_dataset), narrow))
-
-
-class _TrainingErrors:
-    """The mean over presentations of EL2N's error norm, recorded like a trace."""
-
-    def __init__(self, num_samples: int) -> None:
-        self._num_samples = num_samples
-        self._sums = torch.empty(0)
-
-    def record(self, rows: Tensor, logits: Tensor, targets: Tensor) -> None:
-        if len(self._sums) == 0:
-            self._sums = torch.zeros(2, self._num_samples + 1, dtype=torch.float64, device=logits.device)
-        errors = logits.detach().double().softmax(dim=1) - F.one_hot(targets, logits.shape[1])
-        norms = torch.linalg.vector_norm(errors, dim=1)
-        index = torch.where(rows < 0, self._num_samples, rows)
-        self._sums.index_add_(1, index, torch.stack((norms, torch.ones_like(norms))))
-
-    def score(self) -> NDArray[np.float64]:
-        sums, counts = self._sums[:, :-1].cpu()
-        scores: NDArray[np.float64] = (sums / counts).numpy()
-        return scores
-
-
-class _WholeTrace:
-    """A score with options that need the whole trace, recorded like a trace of one score."""
-
-    def __init__(self, num_samples: int, score: str, options: Mapping[str, Any]) -> None:
-        self._trace = Trace(num_samples)
-        self._score = score
-        self._options = dict(options)
-
-    def record(self, rows: Tensor, logits: Tensor, targets: Tensor) -> None:
-        self._trace.record(rows, logits, targets)
-
-    def score(self) -> NDArray[np.float64]:
-        return self._trace.score(self._score, **self._options)
-
-
-class _ForTask(nn.Module):
-    """A model on the samples of one task, as a function of the images alone."""
-
-    def __init__(self, model: nn.Module, task_label: int) -> None:
-        super().__init__()
-        self.model = model
-        self.task_label = task_label
-
-    def forward(self, images: Tensor) -> Any:
-        return self.model(images, self.task_label) if isinstance(self.model, MultiTaskModule) else self.model(images)
-
-
-_OF_ALL_SAMPLES = ("caper",)  # model scores that compare the samples with each other
-
 _STATE = (
     *("scores", "selections", "_phase", "_scored_epochs", "_trained_epochs", "_seconds"),
     *("_recorder", "_start", "_optimizer_state", "_evaluator_was_active", "_train_epochs"),
 )
-
-
-def _check_options(score: str, options: Mapping[str, Any], *, known: bool) -> None:
-    """Raises unless the score takes the options; those of trace scores are checked where they are recorded."""
-    entry = get_score(score)
-    if score == "el2n":
-        allowed = ["source"]
-    elif known or score == "random":
-        allowed = []
-    elif entry.running is not None:
-        return
-    else:
-        allowed = [name for name in inspect.signature(entry.function).parameters if name not in entry.requires]
-    for name in options:
-        if name not in allowed:
-            what = "known scores" if known else f"score {score!r}"
-            raise TypeError(unknown_name(f"option of {what}", name, allowed))
-    source = options.get("source", "checkpoint")
-    if source not in ("checkpoint", "training"):
-        raise ValueError(f"score_options['source'] of el2n must be 'checkpoint' or 'training', got {source!r}")
-
-
-def _recorder(num_samples: int, score: str, options: Mapping[str, Any]) -> Any:
-    if score == "el2n":
-        return _TrainingErrors(num_samples)
-    if {"window", "interval"} & options.keys():
-        get_score(score).function(np.zeros((1, 1)), **options)  # complains at once
-        return _WholeTrace(num_samples, score, options)
-    return OnlineTrace(num_samples, score, **options)
-
-
-def _model_scores(strategy: Any, name: str, options: Mapping[str, Any], num_samples: int) -> NDArray[np.float64]:
-    """Scores from the model as it is, on the images as evaluation sees them."""
-    current = strategy.experience.current_experience
-    data = strategy.experience.dataset.eval()
-    experiences, rows = decode_sample_ids(dataset_field(data, SAMPLE_ID))
-    labels = "targets_task_labels"
-    tasks = dataset_field(data, labels) if labels in data._data_attributes else torch.zeros_like(rows)
-    scores = np.full(num_samples, np.nan)
-    for task in tasks[experiences == current].unique().tolist():
-        places = ((experiences == current) & (tasks == task)).nonzero().flatten()
-        model = _ForTask(strategy.model, task)
-        at_once = len(places) if name in _OF_ALL_SAMPLES else 1024
-        loader = DataLoader(data.subset(places.tolist()), batch_size=at_once, collate_fn=data.collate_fn)
-        with torch.random.fork_rng(devices=[]):  # a loader draws a seed
-            parts = [_scores_of(model, name, batch[0], batch[1], options, strategy.device) for batch in loader]
-        scores[rows[places].numpy()] = np.concatenate(parts)
-    return scores
-
-
-def _scores_of(
-    model: nn.Module, name: str, images: Tensor, targets: Tensor, options: Mapping[str, Any], device: torch.device
-) -> NDArray[np.float64]:
-    entry = get_score(name)
-    if name != "el2n":
-        return entry.function(model, images, targets, **options)
-    with evaluation_mode(model), torch.no_grad():
-        return entry.function(model(images.to(device)).double().softmax(dim=1), targets)
-
-
-def _check_ids(strategy: Any) -> None:
-    if SAMPLE_ID not in strategy.adapted_dataset._data_attributes:
-        raise ValueError(
-            f"{type(strategy).__name__} trains on other data than those of the experience, which have no sample ids: "
-            "joint training and the like cannot be traced or pruned"
-        )
 
 
 def _check_loader(strategy: Any) -> None:
@@ -890,43 +535,5 @@ def _check_loader(strategy: Any) -> None:
         )
 
 
-def _rows_in_batch(strategy: Any, experience: int) -> Tensor:
-    """Returns the rows of an experience that are in the mini-batch, -1 for all other samples."""
-    ids = batch_field(strategy, SAMPLE_ID)
-    return torch.where(ids >> 32 == experience, ids & 0xFFFFFFFF, -1)
-
-
-def _num_rows(strategy: Any) -> int:
-    """Returns the size of the original dataset of the current experience, as far as ids tell."""
-    experiences, rows = decode_sample_ids(dataset_field(strategy.experience.dataset, SAMPLE_ID))
-    return int(rows[experiences == strategy.experience.current_experience].max()) + 1
-
-
-def _own_rows(strategy: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Returns the rows of the current experience that are in the training data, ascending, and their labels."""
-    data = strategy.adapted_dataset
-    experiences, rows = decode_sample_ids(dataset_field(data, SAMPLE_ID))
-    own = (experiences == strategy.experience.current_experience).nonzero().flatten()
-    unique, first = np.unique(rows[own].numpy(), return_index=True)
-    return unique, dataset_field(data, "targets")[own].numpy()[first]
-
-
-def _keeping(experience: int, kept: Tensor) -> Callable[[Any], Any]:
-    """Returns a function that leaves of a dataset the ``kept`` ids of the experience, and all that is not of it."""
-
-    def narrow(dataset: Any) -> Any:
-        ids = dataset_field(dataset, SAMPLE_ID)
-        own = decode_sample_ids(ids)[0] == experience
-        if not own.any():
-            return dataset
-        return dataset.subset((~own | torch.isin(ids, kept)).nonzero().flatten().tolist())
-
-    return narrow
-
-
 def _as_array(scores: Any) -> NDArray[np.float64]:
     return np.asarray(scores.detach().cpu() if isinstance(scores, Tensor) else scores, dtype=np.float64)
-
-
-def _file(folder: str | os.PathLike[str], experience: int) -> Path:
-    return Path(folder) / f"experience_{experience:03d}.npz"

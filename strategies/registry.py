@@ -175,7 +175,7 @@ _STRATEGIES = {
             "M. Toneva et al., An Empirical Study of Example Forgetting during Deep Neural Network Learning, "
             "ICLR 2019, arXiv:1812.05159",
             {"replayed": Option(False)},
-            plugin="clpack.strategies.pruning:TracePlugin",
+            plugin="clpack.strategies.tracing:TracePlugin",
         ),
         StrategyInfo(
             "Pruning",
@@ -211,7 +211,7 @@ _STRATEGIES = {
                 "weight": Option("exact", choices=("exact", "nominal")),
                 "seed": Option(0),
             },
-            plugin="clpack.strategies.pruning:InfoBatchPlugin",
+            plugin="clpack.strategies.infobatch:InfoBatchPlugin",
             prunes=True,
         ),
         StrategyInfo(
