@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from clpack._checks import check_labeled_images
 from clpack.modes import evaluation_mode
 from clpack.randomness import generator_for
 
@@ -119,16 +120,7 @@ def _check(
     start_noise: Tensor | None,
     mode: Mode,
 ) -> None:
-    if not isinstance(images, Tensor) or not images.is_floating_point():
-        found = images.dtype if isinstance(images, Tensor) else type(images).__name__
-        raise TypeError(f"images must be a floating-point tensor of pixels in [0, 1], got {found}")
-    if not isinstance(targets, Tensor) or targets.dtype != torch.int64:
-        found = targets.dtype if isinstance(targets, Tensor) else type(targets).__name__
-        raise TypeError(f"targets must be an int64 tensor of class labels, got {found}")
-    if targets.shape != images.shape[:1]:
-        raise ValueError(
-            f"targets must hold one label per image, shape {tuple(images.shape[:1])}, got {tuple(targets.shape)}"
-        )
+    check_labeled_images(images, targets, expected="a floating-point tensor of pixels in [0, 1]")
     for name, value in (("eps", eps), ("step_size", step_size), ("steps", steps)):
         if not value >= 0:
             raise ValueError(f"{name} must not be negative, got {value}")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clpack._checks import check_labeled_images
 from clpack.randomness import generator_for
 
 from ._draws import Network, network_factory, random_network
@@ -226,20 +227,13 @@ def classification_accuracy(network: nn.Module, images: Tensor, targets: Tensor,
 
 
 def _check_pair(images_name: str, images: Tensor, targets_name: str, targets: Tensor) -> None:
-    if not isinstance(images, Tensor) or not images.is_floating_point():
-        found = images.dtype if isinstance(images, Tensor) else type(images).__name__
-        raise TypeError(
-            f"{images_name} must be one floating-point tensor of shape (N, C, H, W), normalized, got {found}; images "
-            "of several sizes must be resized first"
-        )
+    check_labeled_images(
+        images,
+        targets,
+        expected="one floating-point tensor of shape (N, C, H, W), normalized (resize images of several sizes first)",
+        names=(images_name, targets_name),
+    )
     if images.dim() != 4 or len(images) == 0:
         raise ValueError(f"{images_name} must have shape (N, C, H, W) with N > 0, got {tuple(images.shape)}")
-    if not isinstance(targets, Tensor) or targets.dtype != torch.int64:
-        found = targets.dtype if isinstance(targets, Tensor) else type(targets).__name__
-        raise TypeError(f"{targets_name} must be an int64 tensor of class labels, got {found}")
-    if targets.shape != images.shape[:1]:
-        raise ValueError(
-            f"{targets_name} must hold one label per image, shape {tuple(images.shape[:1])}, got {tuple(targets.shape)}"
-        )
     if int(targets.min()) < 0:
         raise ValueError(f"{targets_name} must not be negative, got {int(targets.min())}")

@@ -22,6 +22,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from clpack._checks import check_labeled_images
 from clpack.modes import evaluation_mode
 
 __all__ = ["gradient_loss", "grand"]
@@ -105,16 +106,7 @@ def _scores(
     norms: Callable[[Tensor, Tensor], Tensor], model: nn.Module, images: Tensor, targets: Tensor, batch_size: int
 ) -> NDArray[np.float64]:
     """Calls ``norms`` batch by batch, with the model in evaluation mode."""
-    if not isinstance(images, Tensor) or not images.is_floating_point():
-        found = images.dtype if isinstance(images, Tensor) else type(images).__name__
-        raise TypeError(f"images must be a floating-point tensor, got {found}")
-    if not isinstance(targets, Tensor) or targets.dtype != torch.int64:
-        found = targets.dtype if isinstance(targets, Tensor) else type(targets).__name__
-        raise TypeError(f"targets must be an int64 tensor of class labels, got {found}")
-    if targets.shape != images.shape[:1]:
-        raise ValueError(
-            f"targets must hold one label per image, shape {tuple(images.shape[:1])}, got {tuple(targets.shape)}"
-        )
+    check_labeled_images(images, targets)
     if len(images) == 0:
         raise ValueError("images is empty, expected at least one")
     if batch_size < 1:

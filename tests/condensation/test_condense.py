@@ -308,7 +308,7 @@ def test_bad_arguments(data, experts):
             condense(*arguments, **{"iterations": 1, **options})
     for arguments, options, message in (
         ((images.mul(255).byte(), targets), {}, "one floating-point tensor .* got torch.uint8"),
-        (([images[0], images[1, :, :8]], targets), {}, "got list; images of several sizes must be resized"),
+        (([images[0], images[1, :, :8]], targets), {}, r"\(resize images of several sizes first\), got list"),
         ((images, targets.int()), {}, "int64 tensor of class labels, got torch.int32"),
         ((images, targets), {"learning_rate": 0.1}, "unknown option 'learning_rate'"),
     ):
