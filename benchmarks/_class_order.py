@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from numbers import Integral
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 
-__all__ = ["check_arguments", "check_n_experiences", "check_seed", "class_order", "generator_for_seed"]
+__all__ = ["FixedOrder", "check_arguments", "check_n_experiences", "check_seed", "class_order", "generator_for_seed"]
+
+FixedOrder = Sequence[int] | Literal["numpy"]
+"""An order of classes: their list, or the order that NumPy's legacy generator gives for the seed of the stream."""
 
 _HALF_FIRST = ("first_exp_with_half_classes", "first_batch_with_half_classes")  # Avalanche has two names for it
 
@@ -84,7 +88,7 @@ def class_order(
     *,
     seed: int | None,
     shuffle: bool,
-    fixed_class_order: Sequence[int] | None,
+    fixed_class_order: FixedOrder | None,
     n_first: int = 0,
 ) -> list[int]:
     """Returns the classes in the order of the stream: the order Avalanche itself takes for the same arguments.
@@ -98,18 +102,21 @@ def class_order(
         seed: seed of the shuffled order; None takes the order that the present state of torch's global
             generator gives.
         shuffle: False keeps the ascending order.
-        fixed_class_order: the order to use instead, possibly of a part of the classes.
+        fixed_class_order: the order to use instead, possibly of a part of the classes; ``"numpy"`` stands for the
+            permutation of NumPy's legacy generator, as much code for class-incremental learning draws it.
         n_first: number of classes in the first experience, if it differs from the others; 0 if it does not.
 
     Raises:
         TypeError: if ``n_experiences``, ``seed`` or a class is not an integer.
         ValueError: if the experiences cannot share the classes evenly, or the fixed order is empty, names a class
-            twice or one that does not exist.
+            twice or one that does not exist, or is ``"numpy"`` without a seed.
     """
     check_n_experiences(n_experiences)
     if seed is not None:
         check_seed(seed)
-    if fixed_class_order is not None:
+    if isinstance(fixed_class_order, str):
+        order = _numpy_order(n_classes, fixed_class_order, seed)
+    elif fixed_class_order is not None:
         order = _checked_order(fixed_class_order, n_classes)
     elif shuffle:
         order = torch.randperm(n_classes, generator=generator_for_seed(seed)).tolist()
@@ -124,6 +131,16 @@ def class_order(
             f"n_experiences must divide the {len(order)} classes evenly{after}: "
             f"got {n_experiences}, expected one of {allowed}"
         )
+    return order
+
+
+def _numpy_order(n_classes: int, name: str, seed: int | None) -> list[int]:
+    if name != "numpy":
+        raise ValueError(f"fixed_class_order must be a list of classes, 'numpy' or None, got {name!r}")
+    if seed is None:
+        raise ValueError("fixed_class_order='numpy' needs a seed, got None; give one, such as seed=0")
+    check_seed(seed, 2**32 - 1)
+    order: list[int] = np.random.RandomState(seed).permutation(n_classes).tolist()
     return order
 
 

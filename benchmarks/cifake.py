@@ -30,7 +30,7 @@ from torchvision.transforms import ConvertImageDtype
 from clpack.data import TensorImages
 from clpack.randomness import generator_for
 
-from ._class_order import class_order
+from ._class_order import FixedOrder, class_order
 from ._genimage_classes import Form
 from ._genimage_raw import FORMS
 from ._substitution import (
@@ -60,7 +60,7 @@ def SplitCIFAKE(
     return_task_id: bool = True,
     class_ids_from_zero_in_each_exp: bool = True,
     seed: int | None = None,
-    fixed_class_order: Sequence[int] | None = None,
+    fixed_class_order: FixedOrder | None = None,
     shuffle: bool = True,
     images_per_class: int | None = None,
     val_fraction: float = 0.1,
@@ -84,7 +84,8 @@ def SplitCIFAKE(
             classes; False keeps the labels of CIFAR-10.
         seed: seed of the class order and of the choice of validation images; None draws both from the present state of
             torch's global generator, which stays as it is.
-        fixed_class_order: the classes in the order wanted, all or a part of them; ``shuffle`` then plays no part.
+        fixed_class_order: the classes in the order wanted, all or a part of them; or ``"numpy"``, the permutation
+            of NumPy's legacy generator for ``seed``. ``shuffle`` then plays no part.
         shuffle: False keeps the classes in ascending order.
         images_per_class: the number of training images of each class, before the validation images are held out. None
             takes all: 5000 natural or 1600 synthetic ones, so give a number where both are compared.

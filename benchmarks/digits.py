@@ -7,7 +7,7 @@ Images are float32 tensors of shape ``(1, 8, 8)`` with values in [0, 1].
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from clpack.data import PixelPermutation, TensorImages
 
-from ._class_order import check_n_experiences, check_seed, class_order, generator_for_seed
+from ._class_order import FixedOrder, check_n_experiences, check_seed, class_order, generator_for_seed
 from .registry import describe
 
 __all__ = ["PermutedDigits", "SplitDigits"]
@@ -35,7 +35,7 @@ def SplitDigits(
     *,
     return_task_id: bool = False,
     seed: int | None = None,
-    fixed_class_order: Sequence[int] | None = None,
+    fixed_class_order: FixedOrder | None = None,
     shuffle: bool = True,
     class_ids_from_zero_in_each_exp: bool = False,
     class_ids_from_zero_from_first_exp: bool = False,
@@ -52,7 +52,8 @@ def SplitDigits(
         n_experiences: number of experiences: 1, 2, 5 or 10, or a divisor of the length of ``fixed_class_order``.
         return_task_id: True labels the experiences 0, 1, ...; False labels all of them 0.
         seed: seed of the class order; None takes the order that the present state of torch's global generator gives.
-        fixed_class_order: the classes in the order wanted, all or a part of them; ``seed`` and ``shuffle`` then
+        fixed_class_order: the classes in the order wanted, all or a part of them, or ``"numpy"``: the permutation of
+            NumPy's legacy generator for ``seed``. ``shuffle`` and, for a list, ``seed`` then
             play no part.
         shuffle: False keeps the classes in ascending order.
         class_ids_from_zero_in_each_exp: True numbers the classes of each experience from 0.

@@ -12,7 +12,7 @@ References:
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -27,7 +27,7 @@ from clpack import noise
 from clpack.data import TensorImages
 from clpack.randomness import generator_for
 
-from ._class_order import class_order
+from ._class_order import FixedOrder, class_order
 from .digits import _digits
 from .files import check_files
 from .registry import describe
@@ -56,7 +56,7 @@ def _noisy(name: str, read: _Read, normalize: Normalize | None) -> Callable[...,
         *,
         return_task_id: bool = False,
         seed: int | None = None,
-        fixed_class_order: Sequence[int] | None = None,
+        fixed_class_order: FixedOrder | None = None,
         shuffle: bool = True,
         label_noise: float = 0.0,
         pixel_noise: float | None = None,
@@ -121,7 +121,8 @@ def _noisy(name: str, read: _Read, normalize: Normalize | None) -> Callable[...,
         n_experiences: number of experiences, which must share the classes evenly.
         return_task_id: True labels the experiences 0, 1, ...; False labels all of them 0.
         seed: seed of the class order; None takes the order that the present state of torch's global generator gives.
-        fixed_class_order: the classes in the order wanted, all or a part of them; ``seed`` and ``shuffle`` then
+        fixed_class_order: the classes in the order wanted, all or a part of them, or ``"numpy"``: the permutation of
+            NumPy's legacy generator for ``seed``. ``shuffle`` and, for a list, ``seed`` then
             play no part.
         shuffle: False keeps the classes in ascending order.
         label_noise: percentage, in [0, 100], of the samples of each experience that get another label. It is one

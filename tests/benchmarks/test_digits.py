@@ -70,6 +70,13 @@ class TestSplitDigits:
         benchmark = SplitDigits(2, fixed_class_order=[7, 1, 9, 4])
         assert _class_sets(benchmark) == [{7, 1}, {9, 4}]
 
+    @pytest.mark.parametrize(
+        ("seed", "order"),
+        [(0, [2, 8, 4, 9, 1, 6, 7, 3, 0, 5]), (3, [5, 4, 1, 2, 9, 6, 7, 0, 3, 8])],  # recorded with condensed replay
+    )
+    def test_numpys_order(self, seed: int, order: list[int]) -> None:
+        assert SplitDigits(seed=seed, fixed_class_order="numpy").classes_order == order
+
     @pytest.mark.parametrize("seed", [0, 1, 1234])
     def test_class_order_is_avalanches_for_the_same_seed(self, seed: int) -> None:
         images, labels = _source("train")
@@ -211,6 +218,9 @@ def test_other_seeds_give_other_streams() -> None:
         ({"fixed_class_order": [0, 10, -1]}, ValueError, r"classes 0\.\.9, got the unknown \[-1, 10\]"),
         ({"fixed_class_order": [0.5]}, TypeError, "integer classes, got 0.5 of type float"),
         ({"fixed_class_order": []}, ValueError, "at least one class"),
+        ({"fixed_class_order": "random"}, ValueError, "a list of classes, 'numpy' or None, got 'random'"),
+        ({"fixed_class_order": "numpy"}, ValueError, "needs a seed, got None"),
+        ({"fixed_class_order": "numpy", "seed": 2**32}, ValueError, "at most 4294967295"),
         ({"fixed_class_order": [1, 2, 3]}, ValueError, r"the 3 classes evenly: got 5, expected one of \[1, 3\]"),
         (
             {"class_ids_from_zero_in_each_exp": True, "class_ids_from_zero_from_first_exp": True},
