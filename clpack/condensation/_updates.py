@@ -110,15 +110,22 @@ class GradientMatching(_Update):
         synthetic = self.storage.images(self.rows(position, position + 1))
         drawn = self.draws.augmentation(self.settings.augmentation, real.shape, *names)
         real, synthetic = (augment(x, self.settings.augmentation, params=drawn) for x in (real, synthetic))
-        grads_real = [torch.zeros_like(parameter) for parameter in parameters]
-        for piece in real.split(self.settings.piece_size):
-            loss = F.cross_entropy(network(piece), _labels(piece, label), reduction="sum") / len(real)
-            torch._foreach_add_(grads_real, torch.autograd.grad(loss, parameters))
+        grads_real = self.real_gradients(network, parameters, real, label)
         loss = F.cross_entropy(network(synthetic), _labels(synthetic, label))
         grads_syn = torch.autograd.grad(loss, parameters, create_graph=True)
         distance = gradient_distance(grads_syn, grads_real, metric=self.settings.metric)
         distance.backward(inputs=self.parameters)
         return distance.detach()
+
+    def real_gradients(
+        self, network: nn.Module, parameters: Sequence[Tensor], images: Tensor, label: int
+    ) -> list[Tensor]:
+        """Returns the gradients of the mean loss on real images of a class, computed in pieces."""
+        gradients = [torch.zeros_like(parameter) for parameter in parameters]
+        for piece in images.split(self.settings.piece_size):
+            loss = F.cross_entropy(network(piece), _labels(piece, label), reduction="sum") / len(images)
+            torch._foreach_add_(gradients, torch.autograd.grad(loss, parameters))
+        return gradients
 
     def _set_statistics(self, network: nn.Module, iteration: int, outer: int) -> None:
         network.train()

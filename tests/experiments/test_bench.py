@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from clpack.experiments.bench import adversarial, ccsi, genimage, loader, pruning, tag
+from clpack.experiments.bench import adversarial, ccsi, condensation, genimage, loader, pruning, tag
 
 
 def test_tag_bench_prints_ratios(capsys):
@@ -44,3 +44,12 @@ def test_ccsi_bench_compares_equal_gradients_and_both_starts():
     found = ccsi.digits(num_train=100, epochs=1, num_images=4, iterations=2)
     assert {"mean_teacher", "mean_other", "noise_teacher", "noise_other"} < found.keys()
     assert all(0 <= value <= 1 for value in found.values())
+
+
+def test_condensation_bench_compares_equal_gradients():
+    for measure in (condensation.speed, condensation.gradient_matching):
+        figures = measure(batch_real=20, width=4, rounds=1)
+        assert figures["difference"] < 1e-5
+        assert figures["ours"] / figures["plain"] == figures["ratio"] > 0
+    peak = condensation.memory(batch_real=20, width=4)
+    assert peak is None or peak > 0
