@@ -22,18 +22,25 @@ from .registry import StreamInfo, check, describe, get, load_function, names
 if TYPE_CHECKING:
     from ._genimage_prepare import GenImageReport, prepare_genimage
     from .cifake import SplitCIFAKE
+    from .cub import SplitCUB
     from .digits import PermutedDigits, SplitDigits
+    from .five_datasets import FiveDatasets
     from .genimage import GenImageCL, GenImageDisjoint
+    from .medmnist import SplitMedMNIST
+    from .mini_imagenet import SplitMiniImageNet
     from .mixed import MixedCIFARPermutedMNIST
     from .noise import NoisyCIFAR10, NoisyCIFAR100, NoisyDigits, NoisyFMNIST, NoisyMNIST
+    from .plain import PlainSplitCIFAR100, SplitCIFAR10JPEG
     from .pruned import pruned_benchmark
     from .score_split import ScoreSplitCIFAR10, ScoreSplitDigits, ScoreSplitMNIST
+    from .tiny_imagenet import SplitTinyImageNet100
     from .vision import PermutedMNIST, RotatedMNIST, SplitCIFAR10, SplitCIFAR100, SplitFMNIST, SplitMNIST
 
 __all__ = [
     "DataFile",
     "DataSet",
     "FileStatus",
+    "FiveDatasets",
     "GenImageCL",
     "GenImageDisjoint",
     "GenImageReport",
@@ -45,16 +52,22 @@ __all__ = [
     "NoisyMNIST",
     "PermutedDigits",
     "PermutedMNIST",
+    "PlainSplitCIFAR100",
     "RotatedMNIST",
     "ScoreSplitCIFAR10",
     "ScoreSplitDigits",
     "ScoreSplitMNIST",
     "SplitCIFAKE",
     "SplitCIFAR10",
+    "SplitCIFAR10JPEG",
     "SplitCIFAR100",
+    "SplitCUB",
     "SplitDigits",
     "SplitFMNIST",
     "SplitMNIST",
+    "SplitMedMNIST",
+    "SplitMiniImageNet",
+    "SplitTinyImageNet100",
     "StreamInfo",
     "check",
     "describe",

@@ -9,7 +9,15 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-__all__ = ["FixedOrder", "check_arguments", "check_n_experiences", "check_seed", "class_order", "generator_for_seed"]
+__all__ = [
+    "FixedOrder",
+    "check_arguments",
+    "check_n_experiences",
+    "check_seed",
+    "class_order",
+    "generator_for_seed",
+    "stream_order",
+]
 
 FixedOrder = Sequence[int] | Literal["numpy"]
 """An order of classes: their list, or the order that NumPy's legacy generator gives for the seed of the stream."""
@@ -17,13 +25,16 @@ FixedOrder = Sequence[int] | Literal["numpy"]
 _HALF_FIRST = ("first_exp_with_half_classes", "first_batch_with_half_classes")  # Avalanche has two names for it
 
 
-def check_arguments(arguments: Mapping[str, Any], *, n_classes: int, largest_seed: int) -> list[int] | None:
+def check_arguments(
+    arguments: Mapping[str, Any], *, n_classes: int, largest_seed: int, evenly: bool = True
+) -> list[int] | None:
     """Checks the arguments of any stream.
 
     Args:
         arguments: all arguments of the stream by name, also those that have their defaults.
         n_classes: number of classes in the data set.
         largest_seed: the largest seed that the stream takes.
+        evenly: whether the experiences must share the classes evenly.
 
     Returns:
         The order in which the stream shows the classes; None if it shows all of them in each experience.
@@ -32,11 +43,26 @@ def check_arguments(arguments: Mapping[str, Any], *, n_classes: int, largest_see
         TypeError, ValueError: as :func:`class_order`; also for a seed that is too large, or if the classes are to be
             numbered in two ways at once.
     """
-    check_n_experiences(arguments["n_experiences"])
+    if "n_experiences" in arguments:
+        check_n_experiences(arguments["n_experiences"])
     if arguments["seed"] is not None:
         check_seed(arguments["seed"], largest_seed)
     if "fixed_class_order" not in arguments:
         return None
+    return stream_order(arguments, n_classes=n_classes, evenly=evenly)
+
+
+def stream_order(arguments: Mapping[str, Any], *, n_classes: int, evenly: bool = True) -> list[int]:
+    """Returns the order in which a stream that shares the classes out shows them.
+
+    Args:
+        arguments: those of the stream by name.
+        n_classes: number of classes in the data set.
+        evenly: whether the experiences must share the classes evenly.
+
+    Raises:
+        TypeError, ValueError: as :func:`class_order`, or if the classes are to be numbered in two ways at once.
+    """
     if arguments["class_ids_from_zero_in_each_exp"] and arguments.get("class_ids_from_zero_from_first_exp"):
         raise ValueError(
             "class_ids_from_zero_in_each_exp and class_ids_from_zero_from_first_exp are mutually exclusive, "
@@ -49,6 +75,7 @@ def check_arguments(arguments: Mapping[str, Any], *, n_classes: int, largest_see
         shuffle=arguments["shuffle"],
         fixed_class_order=arguments["fixed_class_order"],
         n_first=n_classes // 2 if any(arguments.get(name) for name in _HALF_FIRST) else 0,
+        evenly=evenly,
     )
 
 
@@ -90,6 +117,7 @@ def class_order(
     shuffle: bool,
     fixed_class_order: FixedOrder | None,
     n_first: int = 0,
+    evenly: bool = True,
 ) -> list[int]:
     """Returns the classes in the order of the stream: the order Avalanche itself takes for the same arguments.
 
@@ -98,17 +126,18 @@ def class_order(
 
     Args:
         n_classes: the classes of the data set are ``0..n_classes - 1``.
-        n_experiences: number of experiences, which must share the classes evenly.
+        n_experiences: number of experiences.
         seed: seed of the shuffled order; None takes the order that the present state of torch's global
             generator gives.
         shuffle: False keeps the ascending order.
         fixed_class_order: the order to use instead, possibly of a part of the classes; ``"numpy"`` stands for the
             permutation of NumPy's legacy generator, as much code for class-incremental learning draws it.
         n_first: number of classes in the first experience, if it differs from the others; 0 if it does not.
+        evenly: whether the experiences must share the classes evenly; else it is enough that each can have one.
 
     Raises:
         TypeError: if ``n_experiences``, ``seed`` or a class is not an integer.
-        ValueError: if the experiences cannot share the classes evenly, or the fixed order is empty, names a class
+        ValueError: if the experiences cannot share the classes, or the fixed order is empty, names a class
             twice or one that does not exist, or is ``"numpy"`` without a seed.
     """
     check_n_experiences(n_experiences)
@@ -123,6 +152,10 @@ def class_order(
     else:
         order = list(range(n_classes))
 
+    if not evenly:
+        if n_experiences > len(order):
+            raise ValueError(f"n_experiences must be at most {len(order)}, the number of classes, got {n_experiences}")
+        return order
     n_shared = len(order) - n_first
     allowed = [d + bool(n_first) for d in range(1, n_shared + 1) if n_shared % d == 0]
     if n_experiences not in allowed:

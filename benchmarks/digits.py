@@ -7,11 +7,12 @@ Images are float32 tensors of shape ``(1, 8, 8)`` with values in [0, 1].
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from avalanche.benchmarks import NCScenario, nc_benchmark
 from avalanche.benchmarks.utils import DefaultTransformGroups, _make_taskaware_classification_dataset
 from avalanche.benchmarks.utils.data import make_avalanche_dataset
@@ -23,11 +24,12 @@ from clpack.data import PixelPermutation, TensorImages
 from ._class_order import FixedOrder, check_n_experiences, check_seed, class_order, generator_for_seed
 from .registry import describe
 
-__all__ = ["PermutedDigits", "SplitDigits"]
+__all__ = ["PermutedDigits", "SplitDigits", "check_options"]
 
 _N_TRAIN = 1437
 _N_CLASSES = 10
-_N_PIXELS = 64
+_SIDE = 8
+_N_PIXELS = _SIDE**2
 
 
 def SplitDigits(
@@ -39,6 +41,7 @@ def SplitDigits(
     shuffle: bool = True,
     class_ids_from_zero_in_each_exp: bool = False,
     class_ids_from_zero_from_first_exp: bool = False,
+    image_size: int = 8,
     train_transform: Callable[[Tensor], Tensor] | None = None,
     eval_transform: Callable[[Tensor], Tensor] | None = None,
     dataset_root: str | os.PathLike[str] | None = None,
@@ -59,6 +62,7 @@ def SplitDigits(
         class_ids_from_zero_in_each_exp: True numbers the classes of each experience from 0.
         class_ids_from_zero_from_first_exp: True numbers the classes in the order in which they appear. Excludes
             ``class_ids_from_zero_in_each_exp``.
+        image_size: side of the images, for networks that need more than 8 pixels; they are enlarged bilinearly.
         train_transform: applied to each training image; None for nothing.
         eval_transform: applied to each test image; None for nothing.
         dataset_root: without effect, the images come with scikit-learn; here because every stream takes it.
@@ -69,10 +73,12 @@ def SplitDigits(
     Raises:
         TypeError: if ``n_experiences``, ``seed`` or a class is not an integer.
         ValueError: if the experiences cannot share the classes evenly, the seed is out of range, the fixed order names
-            a class twice or one that does not exist, or both ``class_ids_from_zero_...`` are True.
+            a class twice or one that does not exist, both ``class_ids_from_zero_...`` are True, or ``image_size`` is
+            below 8.
     """
+    check_options({"image_size": image_size})
     order = class_order(_N_CLASSES, n_experiences, seed=seed, shuffle=shuffle, fixed_class_order=fixed_class_order)
-    train, test = _digits()
+    train, test = _digits(image_size)
     return nc_benchmark(
         train,
         test,
@@ -154,11 +160,20 @@ def _permuted(images: TensorImages, permutation: Tensor) -> Any:
     )
 
 
-def _digits() -> tuple[TensorImages, TensorImages]:
+def check_options(arguments: Mapping[str, Any]) -> None:
+    """Raises unless the arguments that only streams of this module take are possible."""
+    size = arguments.get("image_size", _SIDE)
+    if isinstance(size, bool) or not isinstance(size, int) or size < _SIDE:
+        raise ValueError(f"image_size must be an integer of at least {_SIDE} pixels, got {size!r}")
+
+
+def _digits(image_size: int = 8) -> tuple[TensorImages, TensorImages]:
     """Returns the training and the test images."""
     pixels, labels = load_digits(return_X_y=True)
     order = _legacy_permutation(0, len(labels))
-    images = torch.from_numpy(pixels[order] / 16).float().view(-1, 1, 8, 8)
+    images = torch.from_numpy(pixels[order] / 16).float().view(-1, 1, _SIDE, _SIDE)
+    if image_size != _SIDE:
+        images = F.interpolate(images, size=image_size, mode="bilinear", align_corners=False)
     labels = labels[order]
     return (
         TensorImages(images[:_N_TRAIN], labels[:_N_TRAIN]),

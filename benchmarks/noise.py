@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -20,7 +21,6 @@ import torch
 from avalanche.benchmarks import NCScenario, nc_benchmark
 from avalanche.benchmarks.utils import _make_taskaware_classification_dataset
 from torch import Tensor
-from torchvision import datasets
 from torchvision.transforms import Compose, ConvertImageDtype, Normalize, RandomCrop, RandomHorizontalFlip
 
 from clpack import noise
@@ -28,6 +28,7 @@ from clpack.data import TensorImages
 from clpack.randomness import generator_for
 
 from ._class_order import FixedOrder, class_order
+from ._readers import read_cifar, read_grey
 from .digits import _digits
 from .files import check_files
 from .registry import describe
@@ -242,32 +243,16 @@ def _in_8_bits(data: TensorImages) -> TensorImages:
     return TensorImages((255 * data.images).round().to(torch.uint8), data.targets)
 
 
-def _read_grey(data_set: Literal["MNIST", "FashionMNIST"]) -> _Read:
-    def read(dataset_root: str | os.PathLike[str] | None) -> tuple[TensorImages, TensorImages]:
-        root = check_files(data_set, dataset_root)
-        train, test = (getattr(datasets, data_set)(root, train=part) for part in (True, False))
-        return TensorImages(train.data.unsqueeze(1), train.targets), TensorImages(test.data.unsqueeze(1), test.targets)
-
-    return read
-
-
-def _read_cifar(data_set: Literal["CIFAR10", "CIFAR100"]) -> _Read:
-    def read(dataset_root: str | os.PathLike[str] | None) -> tuple[TensorImages, TensorImages]:
-        root = check_files(data_set, dataset_root)
-        return _cifar_part(data_set, root, True), _cifar_part(data_set, root, False)
-
-    return read
-
-
-def _cifar_part(data_set: str, root: Path, train: bool) -> TensorImages:
-    part = getattr(datasets, data_set)(root, train=train)
-    return TensorImages(torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), part.targets)
+def _from_files(data_set: str, read: Callable[[Path], tuple[TensorImages, TensorImages]]) -> _Read:
+    return lambda dataset_root: read(check_files(data_set, dataset_root))
 
 
 _CIFAR = Normalize([mean / 255 for mean in (125.3, 123.0, 113.9)], [std / 255 for std in (63.0, 62.1, 66.7)])
 
 NoisyDigits = _noisy("NoisyDigits", _read_digits, None)
-NoisyMNIST = _noisy("NoisyMNIST", _read_grey("MNIST"), Normalize((0.1307,), (0.3081,)))
-NoisyFMNIST = _noisy("NoisyFMNIST", _read_grey("FashionMNIST"), Normalize((0.2860,), (0.3530,)))
-NoisyCIFAR10 = _noisy("NoisyCIFAR10", _read_cifar("CIFAR10"), _CIFAR)
-NoisyCIFAR100 = _noisy("NoisyCIFAR100", _read_cifar("CIFAR100"), _CIFAR)
+NoisyMNIST = _noisy("NoisyMNIST", _from_files("MNIST", partial(read_grey, "MNIST")), Normalize((0.1307,), (0.3081,)))
+NoisyFMNIST = _noisy(
+    "NoisyFMNIST", _from_files("FashionMNIST", partial(read_grey, "FashionMNIST")), Normalize((0.2860,), (0.3530,))
+)
+NoisyCIFAR10 = _noisy("NoisyCIFAR10", _from_files("CIFAR10", partial(read_cifar, "CIFAR10")), _CIFAR)
+NoisyCIFAR100 = _noisy("NoisyCIFAR100", _from_files("CIFAR100", partial(read_cifar, "CIFAR100")), _CIFAR)

@@ -14,7 +14,7 @@ from avalanche.benchmarks import nc_benchmark
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from clpack.benchmarks import PermutedDigits, SplitDigits
+from clpack.benchmarks import PermutedDigits, SplitDigits, describe
 from clpack.data import TensorImages
 
 
@@ -69,6 +69,11 @@ class TestSplitDigits:
     def test_fixed_order_of_a_part_of_the_classes(self) -> None:
         benchmark = SplitDigits(2, fixed_class_order=[7, 1, 9, 4])
         assert _class_sets(benchmark) == [{7, 1}, {9, 4}]
+
+    def test_larger_images(self) -> None:
+        small, large = (SplitDigits(1, image_size=size).test_stream[0].dataset[5][0] for size in (8, 16))
+        assert torch.equal(torch.nn.functional.interpolate(small[None], size=16, mode="bilinear")[0], large)
+        assert describe("SplitDigits", image_size=16).image_shape == large.shape
 
     @pytest.mark.parametrize(
         ("seed", "order"),
@@ -218,6 +223,8 @@ def test_other_seeds_give_other_streams() -> None:
         ({"fixed_class_order": [0, 10, -1]}, ValueError, r"classes 0\.\.9, got the unknown \[-1, 10\]"),
         ({"fixed_class_order": [0.5]}, TypeError, "integer classes, got 0.5 of type float"),
         ({"fixed_class_order": []}, ValueError, "at least one class"),
+        ({"image_size": 7}, ValueError, "at least 8 pixels, got 7"),
+        ({"image_size": 28.0}, ValueError, r"an integer of at least 8 pixels, got 28\.0"),
         ({"fixed_class_order": "random"}, ValueError, "a list of classes, 'numpy' or None, got 'random'"),
         ({"fixed_class_order": "numpy"}, ValueError, "needs a seed, got None"),
         ({"fixed_class_order": "numpy", "seed": 2**32}, ValueError, "at most 4294967295"),
