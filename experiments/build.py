@@ -13,11 +13,12 @@ from torch import nn
 import clpack.benchmarks
 import clpack.models
 import clpack.strategies
+from clpack.condensation import CondensedSet, PixelImages
 from clpack.names import unknown_name
 from clpack.pruning import get_score
 from clpack.strategies.heads import with_head
 
-from .config import RunConfig
+from .config import RunConfig, source_kind
 
 __all__ = [
     "build_benchmark",
@@ -27,8 +28,10 @@ __all__ = [
     "check_device",
     "check_model",
     "check_strategy",
+    "condenses",
     "feeds_stream",
     "score_name",
+    "stream_info",
 ]
 
 
@@ -51,6 +54,11 @@ def check_device(name: str, *, here: bool) -> None:
         raise ValueError(f"device is {name!r}, but torch sees {n_gpus} CUDA devices here; use --set device=cpu")
 
 
+def condenses(source: RunConfig) -> bool:
+    """Returns whether a source gives condensed images; otherwise it gives scores."""
+    return source_kind(source.strategy) == "CondensedReplay"
+
+
 def feeds_stream(config: RunConfig) -> bool:
     """Returns whether the scores of the sources of a cell go to its stream; otherwise they go to its strategy."""
     return bool(config.sources) and clpack.benchmarks.describe(config.stream.name).takes_scores
@@ -65,6 +73,11 @@ def score_name(config: RunConfig) -> str:
         return str(config.stream.options.get("score", "forgetting"))
     default = clpack.strategies.describe(config.strategy.name).options["score"].default
     return str(config.strategy.options.get("score", default))
+
+
+def stream_info(config: RunConfig) -> clpack.benchmarks.StreamInfo:
+    """Returns the description of the stream of a cell."""
+    return clpack.benchmarks.describe(config.stream.name, **config.stream.options)
 
 
 def build_benchmark(config: RunConfig, scores: Any = None) -> Any:
@@ -102,7 +115,7 @@ def build_model(config: RunConfig, benchmark: Any) -> nn.Module:
 
 def check_model(config: RunConfig) -> None:
     """Raises what :func:`build_model` would raise, without opening the stream and without drawing random numbers."""
-    info = clpack.benchmarks.describe(config.stream.name)
+    info = stream_info(config)
     with torch.device("meta"):
         _model(config, info.image_shape, info.n_classes)
 
@@ -114,7 +127,7 @@ def build_strategy(
     plugins: Sequence[Any],
     evaluator: Any,
     device: torch.device,
-    scores: Mapping[int, Any] | None = None,
+    from_sources: Mapping[str, Any] | None = None,
 ) -> Any:
     """Builds the strategy of a cell around a model.
 
@@ -126,7 +139,7 @@ def build_strategy(
         plugins: further plugins, placed before those of the strategy.
         evaluator: an Avalanche ``EvaluationPlugin``.
         device: where the model is trained.
-        scores: the scores of each experience, shape ``(N,)``, for a cell whose strategy takes those of its sources.
+        from_sources: options that come from the sources of the cell: ``"scores"`` or ``"condensed"``.
     """
     return clpack.strategies.get(
         config.strategy.name,
@@ -134,7 +147,7 @@ def build_strategy(
         device=device,
         plugins=plugins,
         evaluator=evaluator,
-        **_strategy_options(config, scores),
+        **_strategy_options(config, from_sources or {}),
     )
 
 
@@ -142,15 +155,21 @@ def check_strategy(config: RunConfig) -> None:
     """Raises what :func:`build_strategy` would raise, without a model.
 
     Raises:
-        ValueError: if the cell has sources, and neither a stream nor a strategy that takes scores.
+        ValueError: if the cell has sources, and neither a stream nor a strategy that takes what they give.
     """
-    scores: dict[int, Any] | None = {} if config.sources and not feeds_stream(config) else None
-    if scores is not None and "scores" not in clpack.strategies.describe(config.strategy.name).options:
-        raise ValueError(
-            f"row {config.row!r} has sources, but its strategy {config.strategy.name!r} takes no scores; "
-            "use Pruning, or leave the sources out"
-        )
-    clpack.strategies.check(config.strategy.name, **_strategy_options(config, scores))
+    stand_in: dict[str, Any] = {}
+    if config.sources and not feeds_stream(config):
+        if condenses(config.sources[0]):
+            stand_in["condensed"] = CondensedSet(PixelImages(1, 1, 1, 1), torch.zeros(1, dtype=torch.int64))
+        else:
+            stand_in["scores"] = {}
+        missing = stand_in.keys() - clpack.strategies.describe(config.strategy.name).options.keys()
+        if missing:
+            raise ValueError(
+                f"row {config.row!r} has sources, but its strategy {config.strategy.name!r} does not take their "
+                f"{missing.pop()}; use Pruning for scores, CondensedReplay for condensed images, or no sources"
+            )
+    clpack.strategies.check(config.strategy.name, **_strategy_options(config, stand_in))
 
 
 def _stream_options(config: RunConfig, scores: Any) -> dict[str, Any]:
@@ -183,13 +202,13 @@ def _model(config: RunConfig, image_shape: Sequence[int], num_classes: int) -> n
     return with_head(model_class(num_classes, **options), head)
 
 
-def _strategy_options(config: RunConfig, scores: Mapping[int, Any] | None) -> dict[str, Any]:
+def _strategy_options(config: RunConfig, from_sources: Mapping[str, Any]) -> dict[str, Any]:
     own = clpack.strategies.describe(config.strategy.name).options
     return {
         "train_mb_size": config.train_mb_size,
         "train_epochs": config.train_epochs,
         "eval_mb_size": config.eval_mb_size,
         **({"seed": config.seed} if "seed" in own else {}),
-        **({} if scores is None else {"scores": scores}),
+        **from_sources,
         **config.strategy.options,
     }

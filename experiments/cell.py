@@ -41,8 +41,17 @@ from clpack.strategies import (
 )
 
 from .build import build_benchmark, build_model, build_strategy, check_device, feeds_stream
-from .config import METRICS, RunConfig
-from .samples import sample_metrics, sample_records, save_galleries, save_into, source_scores
+from .config import RunConfig
+from .metrics import METRICS
+from .samples import (
+    memory_metrics,
+    sample_metrics,
+    sample_records,
+    save_galleries,
+    save_into,
+    source_scores,
+    strategy_options_of_sources,
+)
 from .store import ResultStore
 
 __all__ = ["fingerprint", "run_cell"]
@@ -67,7 +76,7 @@ def run_cell(config: RunConfig, store: ResultStore, *, checkpoint_every: int = 1
     with _exact_arithmetic(config):
         benchmark = build_benchmark(config, source_scores(config, store)[0] if feeds_stream(config) else None)
         data = fingerprint(benchmark)
-        scores = source_scores(config, store, data) if config.sources and not feeds_stream(config) else None
+        from_sources = strategy_options_of_sources(config, store, data)
         RNGManager.set_random_seeds(derive_seed(config.seed, "initialization") % 2**32)  # NumPy takes 32 bits
         model = build_model(config, benchmark)
 
@@ -93,7 +102,12 @@ def run_cell(config: RunConfig, store: ResultStore, *, checkpoint_every: int = 1
             *([PeriodicEval(1, do_initial=False)] if config.measure_train else []),
         ]
         strategy = build_strategy(
-            config, model, plugins=plugins, evaluator=evaluator, device=torch.device(config.device), scores=scores
+            config,
+            model,
+            plugins=plugins,
+            evaluator=evaluator,
+            device=torch.device(config.device),
+            from_sources=from_sources,
         )
         save_into(folder, strategy)
         further = _further_matrices(config, strategy, benchmark)
@@ -108,7 +122,8 @@ def run_cell(config: RunConfig, store: ResultStore, *, checkpoint_every: int = 1
             save_checkpoint(strategy, state, unique_objects=benchmark)
         save_galleries(folder, strategy, benchmark)
         records = sample_records(strategy, benchmark)
-        result = _result(config, matrix.matrix, data, records, further)
+        metrics = sample_metrics(records) | memory_metrics(strategy)
+        result = _result(config, matrix.matrix, data, records, metrics, further)
         store.finish(config, result, _environment(config, costs.costs))
 
 
@@ -224,6 +239,7 @@ def _result(
     matrix: np.ndarray[Any, Any],
     data: dict[str, Any],
     records: dict[str, list[dict[str, Any]]],
+    metrics: dict[str, float],
     further: dict[str, AccuracyMatrix],
 ) -> dict[str, Any]:
     names = [name for name, metric in METRICS.items() if metric.of_matrix]
@@ -240,7 +256,7 @@ def _result(
     return {
         "config": config.settings(),
         "data": data,
-        "metrics": experiences[-1] | sample_metrics(records) | of_further,
+        "metrics": experiences[-1] | metrics | of_further,
         **records,
         "experiences": experiences,
         "accuracy_matrix": _rows(matrix),

@@ -16,56 +16,15 @@ from clpack import benchmarks
 from clpack.names import unknown_name
 from clpack.strategies import registry
 
-__all__ = ["METRICS", "Column", "Component", "Experiment", "Metric", "Reference", "Row", "RunConfig", "Sources"]
+from .metrics import METRICS
+
+__all__ = ["Column", "Component", "Experiment", "Reference", "Row", "RunConfig", "Sources", "source_kind"]
 
 _COMPONENTS = ("stream", "model", "strategy")
 _LABELS = ("table", "row", "column")
+_SOURCES = ("Trace", "CondensedReplay")
+_SOURCE = "source."  # begins settings of sources in presets
 _COUNTS = ("train_epochs", "train_mb_size", "eval_mb_size", "num_threads")
-
-
-@dataclass(frozen=True)
-class Metric:
-    """How a number of a finished cell is printed.
-
-    Attributes:
-        label: its name in tables.
-        unit: the unit it is printed in.
-        scale: printed value = ``scale`` times the stored fraction.
-        decimals: digits after the point.
-        higher_is_better: which end is printed in bold.
-        of_matrix: whether the function of this name in :mod:`clpack.metrics` computes it from the accuracy matrix.
-            Others are there only in the cells that have them.
-    """
-
-    label: str
-    unit: str
-    scale: float
-    decimals: int
-    higher_is_better: bool
-    of_matrix: bool = True
-
-
-#: The numbers of a finished cell by name. Accuracies are those on the test samples, or, after ``train_``, on the
-#: training samples of each experience without augmentation; after ``attacked_``, on test images attacked as the
-#: training images are; after ``synthetic_``, on synthetic test images. Of single samples: ``noise_found`` is the share
-#: of the changed samples of a noisy stream that were removed, ``unforgettable`` that of the samples never forgotten in
-#: training, and ``forgetting_events`` the mean number of times that a sample was.
-METRICS: Mapping[str, Metric] = {
-    "average_accuracy": Metric("Average accuracy", "%", 100, 2, True),
-    "forgetting": Metric("Forgetting", "fraction", 1, 3, False),
-    "learning_accuracy": Metric("Learning accuracy", "%", 100, 2, True),
-    "backward_transfer": Metric("Backward transfer", "fraction", 1, 3, True),
-    "train_average_accuracy": Metric("Average accuracy on training samples", "%", 100, 2, True, of_matrix=False),
-    "train_forgetting": Metric("Forgetting of training samples", "fraction", 1, 3, False, of_matrix=False),
-    "train_learning_accuracy": Metric("Learning accuracy on training samples", "%", 100, 2, True, of_matrix=False),
-    "attacked_average_accuracy": Metric("Average accuracy on attacked images", "%", 100, 2, True, of_matrix=False),
-    "attacked_learning_accuracy": Metric("Learning accuracy on attacked images", "%", 100, 2, True, of_matrix=False),
-    "synthetic_average_accuracy": Metric("Average accuracy on synthetic images", "%", 100, 2, True, of_matrix=False),
-    "synthetic_learning_accuracy": Metric("Learning accuracy on synthetic images", "%", 100, 2, True, of_matrix=False),
-    "noise_found": Metric("Changed samples removed", "%", 100, 2, True, of_matrix=False),
-    "unforgettable": Metric("Unforgettable samples", "%", 100, 2, True, of_matrix=False),
-    "forgetting_events": Metric("Forgetting events per sample", "events", 1, 2, False, of_matrix=False),
-}
 
 
 @dataclass(frozen=True)
@@ -94,6 +53,11 @@ class Component:
         object.__setattr__(self, "options", canonical)
 
 
+def source_kind(strategy: Component) -> str | None:
+    """Returns what cells of a strategy are to those that build on them: ``"Trace"``, ``"CondensedReplay"`` or None."""
+    return next((kind for kind in _SOURCES if kind in strategy.name.split("+")), None)
+
+
 @dataclass(frozen=True)
 class RunConfig:
     """One cell of a table, fully resolved: everything that its result depends on.
@@ -111,8 +75,9 @@ class RunConfig:
         table: name of the table, a label.
         row: label of the row.
         column: label of the column.
-        sources: the cells whose traces give the scores of this one, to its stream if that takes scores, else to its
-            strategy; they have none themselves. Default: none.
+        sources: the cells that this one builds on; they have none themselves. Those of the strategy ``"Trace"`` give
+            it scores, to its stream if that takes scores, else to its strategy; one of ``"CondensedReplay"`` gives its
+            strategy the condensed images. Default: none.
         measure_train: whether the accuracy on the training samples of each experience is measured after each epoch, as
             the metrics that begin with ``train_`` need it. Default: False.
 
@@ -143,10 +108,10 @@ class RunConfig:
             if name in _COUNTS and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         for source in self.sources:
-            if source.sources or "Trace" not in source.strategy.name.split("+"):
+            if source.sources or source_kind(source.strategy) is None:
                 raise ValueError(
-                    f"a source must have the strategy 'Trace' and no sources itself, got {source.strategy.name!r} with "
-                    f"{len(source.sources)} sources"
+                    f"a source must have the strategy {' or '.join(map(repr, _SOURCES))} and no sources itself, got "
+                    f"{source.strategy.name!r} with {len(source.sources)} sources"
                 )
 
     def settings(self) -> dict[str, Any]:
@@ -223,22 +188,25 @@ class Column:
 
 @dataclass(frozen=True)
 class Sources:
-    """Runs that give the cells of a row their scores: they train on the stream of the column, and record it.
+    """Runs that the cells of a row build on: they record traces, or condense data.
 
     Stream, model and settings are those of the column. A stream that takes scores shows them all of its training data.
     Rows with equal sources share them.
 
     Args:
-        strategy: the strategy ``"Trace"`` with its optimizer.
-        seeds: their seeds; the scores of the runs are combined.
+        strategy: ``"Trace"`` or ``"CondensedReplay"`` with its options.
+        seeds: their seeds. The scores of all traces are combined; condensed images are those of one run for each cell:
+            with n seeds, the cell of seed s takes run s mod n.
         settings: further settings, e.g. ``{"model.dropout": False}``.
         settings_by_column: settings for single columns, by column label; they win over ``settings``.
+        model: their network. Default: that of the column.
     """
 
     strategy: Component
     seeds: tuple[int, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
     settings_by_column: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    model: Component | None = None
 
 
 @dataclass(frozen=True)
@@ -274,12 +242,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Reference:
-    """A value to compare with, as printed: in the unit of the metric (see :data:`METRICS`).
+    """A value to compare with, as printed: in the unit of the metric (see :mod:`clpack.experiments.metrics`).
 
     Args:
         row: label of the row.
         column: label of the column.
-        metric: a name in :data:`METRICS`.
+        metric: a name in :data:`clpack.experiments.metrics.METRICS`.
         mean: its mean.
         std: its standard deviation; None if there is none.
         source: where it comes from.
@@ -305,10 +273,10 @@ class Experiment:
         columns: the streams.
         seeds: seeds of the repeats; default 1 to 5.
         references: values to compare with.
-        presets: replacements of settings by preset name, as in :attr:`Column.settings`, in cells and sources; the keys
-            ``"seeds"`` and ``"source_seeds"`` replace the seeds, ``"rows"`` and ``"columns"`` name those that are left.
-            The preset ``"paper"`` is the table as it stands.
-        metrics: names in :data:`METRICS`, in the order of printing.
+        presets: replacements of settings by preset name, as in :attr:`Column.settings`, in cells and sources, or, after
+            ``source.``, in sources only; the keys ``"seeds"`` and ``"source_seeds"`` replace the seeds, ``"rows"`` and
+            ``"columns"`` name those that are left. The preset ``"paper"`` is the table as it stands.
+        metrics: names in :data:`clpack.experiments.metrics.METRICS`, in the order of printing.
         x_label: what ``x`` of the columns is. Default: nothing.
 
     Raises:
@@ -377,6 +345,9 @@ class Experiment:
         source_seeds = chosen.pop("source_seeds", None)
         row_labels = chosen.pop("rows", [label for row in self.rows for label, _ in row.points()])
         labels = chosen.pop("columns", [column.label for column in self.columns])
+        source_settings = {
+            key.removeprefix(_SOURCE): chosen.pop(key) for key in list(chosen) if key.startswith(_SOURCE)
+        }
         seeds = list(preset_seeds if seeds is None else seeds)
         if not seeds or len(set(seeds)) < len(seeds):
             raise ValueError(f"seeds must be a list of different integers such as 1,2,3, got {seeds}")
@@ -387,10 +358,10 @@ class Experiment:
                 for column in (column for column in self.columns if column.label in labels):
                     by_column = row.settings_by_column.get(column.label, {})
                     cell = _resolve(column, row.strategy, (row.settings, by_column, point), chosen)
-                    sources = _sources(column, row.sources, source_seeds, chosen, self.name)
-                    cell = replace(cell, table=self.name, row=label, column=column.label, sources=sources)
+                    cell = replace(cell, table=self.name, row=label, column=column.label)
                     cell = replace(cell, measure_train=any(name.startswith("train_") for name in self.metrics))
-                    cells += [replace(cell, seed=seed) for seed in seeds]
+                    sources = _sources(column, row.sources, source_seeds, {**chosen, **source_settings}, self.name)
+                    cells += [replace(cell, seed=seed, sources=_sources_of(seed, sources)) for seed in seeds]
         return _override(cells, overrides or {})
 
 
@@ -409,9 +380,17 @@ def _sources(
     if sources is None:
         return ()
     by_column = sources.settings_by_column.get(column.label, {})
+    column = replace(column, model=sources.model or column.model)
     config = _resolve(column, sources.strategy, (sources.settings, by_column), preset)
-    config = replace(config, table=table, row="Scoring run", column=column.stream.name)
+    label = "Scoring run" if source_kind(sources.strategy) == "Trace" else "Condensation"
+    config = replace(config, table=table, row=label, column=column.stream.name)
     return tuple(replace(config, seed=seed) for seed in seeds or sources.seeds)
+
+
+def _sources_of(seed: int, sources: tuple[RunConfig, ...]) -> tuple[RunConfig, ...]:
+    if sources and source_kind(sources[0].strategy) == "CondensedReplay":
+        return (sources[seed % len(sources)],)
+    return sources
 
 
 def _on_all_samples(source: RunConfig) -> RunConfig:

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .config import METRICS
+from .metrics import METRICS
 
 if TYPE_CHECKING:
     from .report import Table

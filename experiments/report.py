@@ -16,7 +16,8 @@ from typing import Any
 from clpack.files import write_text
 from clpack.names import unknown_name
 
-from .config import METRICS, Reference
+from .config import Reference
+from .metrics import METRICS
 from .store import ResultStore
 
 __all__ = [
@@ -201,6 +202,8 @@ class Table:
 
     def best(self, column: str, metric: str) -> str | None:
         """Returns the best printed value of a column, upper bounds aside; None if there is none to compare."""
+        if METRICS[metric].higher_is_better is None:
+            return None
         entries = [self.entry(row, column, metric) for row in self.rows if row not in self.plan["upper_bounds"]]
         means = [entry.mean for entry in entries if entry.mean is not None]
         if len(means) < 2:
@@ -391,9 +394,10 @@ def print_tables(directory: str | os.PathLike[str], names: Sequence[str]) -> Non
 
 
 def metric_title(metric: str) -> str:
-    """Returns the title of a metric: name, unit, and which way is better."""
+    """Returns the title of a metric: name, unit, and which way is better, if one is."""
     kind = METRICS[metric]
-    return f"{kind.label} ({kind.unit}, {'higher' if kind.higher_is_better else 'lower'} is better)"
+    better = {None: "", True: ", higher is better", False: ", lower is better"}[kind.higher_is_better]
+    return f"{kind.label} ({kind.unit}{better})"
 
 
 def markdown(tables: Sequence[Table]) -> str:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import clpack.benchmarks
 from clpack.benchmarks.files import check_files
 from clpack.names import unknown_name
 
@@ -217,7 +216,7 @@ def _check_components(cells: Sequence[RunConfig], *, here: bool) -> None:
         cells: the cells to compute.
         here: whether this machine computes them.
     """
-    from .build import check_benchmark, check_device, check_model, check_strategy  # imports Avalanche: seconds
+    from .build import check_benchmark, check_device, check_model, check_strategy, stream_info  # imports Avalanche
 
     for cell in _distinct(cells, "device"):
         check_device(cell.device, here=here)
@@ -227,10 +226,10 @@ def _check_components(cells: Sequence[RunConfig], *, here: bool) -> None:
         check_benchmark(cell)
     for cell in _distinct(cells, "stream", "model"):
         check_model(cell)
-    for name, root in {(cell.stream.name, cell.stream.options.get("dataset_root")) for cell in cells}:
-        data_set = clpack.benchmarks.describe(name).data_set
-        if data_set is not None:
-            check_files(data_set, root)
+    for cell in _distinct(cells, "stream"):
+        for data_set in stream_info(cell).data_sets:
+            if data_set != "genimage":  # not in one form only; the stream finds out
+                check_files(data_set, cell.stream.options.get("dataset_root"))
 
 
 def _distinct(cells: Sequence[RunConfig], *names: str) -> list[RunConfig]:

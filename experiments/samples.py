@@ -8,17 +8,53 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clpack.condensation import CondensedSet
 from clpack.pruning import Trace, aggregate_runs, get_score
-from clpack.strategies import PruningPlugin, TracePlugin, dataset_field
+from clpack.strategies import CondensedReplayPlugin, PruningPlugin, TracePlugin, dataset_field
 
-from .build import feeds_stream, score_name
+from .build import condenses, feeds_stream, score_name
 from .config import RunConfig
 from .store import ResultStore
 
-__all__ = ["sample_metrics", "sample_records", "save_galleries", "save_into", "source_scores"]
+__all__ = [
+    "memory_metrics",
+    "sample_metrics",
+    "sample_records",
+    "save_galleries",
+    "save_into",
+    "source_scores",
+    "strategy_options_of_sources",
+]
 
 _GALLERY_CLASSES = 20  # at most: each is a row of the picture
-_FOLDERS: dict[Any, str] = {TracePlugin: "traces", PruningPlugin: "pruning"}
+_FOLDERS: dict[Any, str] = {TracePlugin: "traces", PruningPlugin: "pruning", CondensedReplayPlugin: "condensed"}
+
+
+def strategy_options_of_sources(config: RunConfig, store: ResultStore, data: dict[str, Any]) -> dict[str, Any]:
+    """Returns the options that the strategy of a cell gets from its sources, if it gets any.
+
+    They are ``"scores"`` (see :func:`source_scores`) or ``"condensed"``, a :class:`clpack.condensation.CondensedSet`.
+
+    Args:
+        config: the cell.
+        store: where the folders of its sources lie.
+        data: the fingerprint of its stream.
+
+    Raises:
+        ValueError: if a source is not finished, or was trained on other data.
+        FileNotFoundError: if a file of a source is missing.
+    """
+    if not config.sources or feeds_stream(config):
+        return {}
+    if not condenses(config.sources[0]):
+        return {"scores": source_scores(config, store, data)}
+    (source,) = config.sources
+    who, result = _finished(source, store)
+    counts = [sum(described["n_train"]) for described in (result["data"], data)]
+    if counts[0] != counts[1]:
+        raise ValueError(f"{who} condensed {counts[0]} samples, but the stream of this cell has {counts[1]}")
+    folder = store.folder(source.key()) / _FOLDERS[CondensedReplayPlugin]
+    return {"condensed": CondensedSet.load(_there(folder / "experience_000.safetensors"))}
 
 
 def source_scores(
@@ -45,18 +81,18 @@ def source_scores(
     options = {} if feeds_stream(config) else config.strategy.options.get("score_options") or {}
     runs = []
     for source in config.sources:
-        who = f"source {source.key()} ({source.label()})"
-        content = store.result(source.key())
-        if content is None:
-            raise ValueError(f"{who} is not finished; compute it first")
-        trained_on = content["result"]["data"]
+        who, result = _finished(source, store)
+        trained_on = result["data"]
         if data is not None and trained_on != data:
             raise ValueError(
                 f"{who} was trained on other data than this cell; give both streams the same seed and the same "
                 "options, augmentation aside"
             )
         folder = store.folder(source.key())
-        traces = [_load_trace(folder, index) for index in range(len(trained_on["n_train"]))]
+        traces = [
+            Trace.load(_there(folder / _FOLDERS[TracePlugin] / f"experience_{index:03d}.npz"))
+            for index in range(len(trained_on["n_train"]))
+        ]
         runs.append([trace.score(name, **options) for trace in traces])
     how = get_score(name).aggregate
     return {index: aggregate_runs(scores, how) for index, scores in enumerate(zip(*runs, strict=True))}
@@ -122,11 +158,31 @@ def sample_metrics(records: dict[str, list[dict[str, Any]]]) -> dict[str, float]
     return metrics
 
 
-def _load_trace(folder: Path, index: int) -> Trace:
-    try:
-        return Trace.load(folder / _FOLDERS[TracePlugin] / f"experience_{index:03d}.npz")
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error.filename} is missing; remove {folder} to compute it again") from error
+def memory_metrics(strategy: Any) -> dict[str, float]:
+    """Returns what the memories of condensed replay hold, if the strategy has any."""
+    memories = [plugin.storage_policy for plugin in strategy.plugins if isinstance(plugin, CondensedReplayPlugin)]
+    if not memories:
+        return {}
+    return {
+        "memory_images": sum(map(len, memories)),
+        "memory_numbers": sum(memory.numel for memory in memories),
+        "memory_bytes": sum(memory.nbytes for memory in memories),
+    }
+
+
+def _finished(source: RunConfig, store: ResultStore) -> tuple[str, dict[str, Any]]:
+    """Returns the name of a source for people, and its result."""
+    who = f"source {source.key()} ({source.label()})"
+    content = store.result(source.key())
+    if content is None:
+        raise ValueError(f"{who} is not finished; compute it first")
+    return who, content["result"]
+
+
+def _there(path: Path) -> Path:
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing; remove {path.parents[1]} to compute it again")
+    return path
 
 
 def _pruning_record(plugin: Any, experience: Any) -> dict[str, Any]:

@@ -12,7 +12,10 @@ from .registry import StrategyInfo, check, describe, get, names
 if TYPE_CHECKING:
     from .adversarial import AdversarialTrainingPlugin, Attack, AttackedAccuracyMatrix, robust_accuracy_metrics
     from .baselines import AGEMPlugin
+    from .ccsi import CCSI
     from .checkpoint import CheckpointPlugin, maybe_load_checkpoint, save_checkpoint
+    from .condensation import CondensedReplay, CondensedReplayPlugin
+    from .condensed_memory import CondensedBuffer, CondensedMemoryMetric
     from .data import (
         SAMPLE_ID,
         add_samples,
@@ -27,7 +30,8 @@ if TYPE_CHECKING:
     )
     from .epochloss import EpochLoss
     from .evaluation import AccuracyMatrix, PhaseCosts, average_accuracy_metrics, phase_cost_metrics
-    from .heads import MultiHeadModel, TaskMaskedModel, with_head
+    from .heads import IncrementalCosineClassifier, MultiHeadModel, TaskMaskedModel, with_head
+    from .impressions import ClassImpressionPlugin
     from .infobatch import InfoBatchPlugin
     from .loader import ExperienceLoader, InMemoryLoaderPlugin, RandomStreamsPlugin
     from .logging import LogFile, MetricsCSVLogger
@@ -43,10 +47,17 @@ _MODULES = {
     "AdversarialTrainingPlugin": "adversarial",
     "Attack": "adversarial",
     "AttackedAccuracyMatrix": "adversarial",
+    "CCSI": "ccsi",
     "CheckpointPlugin": "checkpoint",
+    "ClassImpressionPlugin": "impressions",
+    "CondensedBuffer": "condensed_memory",
+    "CondensedMemoryMetric": "condensed_memory",
+    "CondensedReplay": "condensation",
+    "CondensedReplayPlugin": "condensation",
     "EpochLoss": "epochloss",
     "ExperienceLoader": "loader",
     "InMemoryLoaderPlugin": "loader",
+    "IncrementalCosineClassifier": "heads",
     "InfoBatchPlugin": "infobatch",
     "LogFile": "logging",
     "MetricsCSVLogger": "logging",
@@ -80,6 +91,7 @@ _MODULES = {
 }
 
 __all__ = [
+    "CCSI",
     "SAMPLE_ID",
     "TAG",
     "AGEMPlugin",
@@ -88,9 +100,15 @@ __all__ = [
     "Attack",
     "AttackedAccuracyMatrix",
     "CheckpointPlugin",
+    "ClassImpressionPlugin",
+    "CondensedBuffer",
+    "CondensedMemoryMetric",
+    "CondensedReplay",
+    "CondensedReplayPlugin",
     "EpochLoss",
     "ExperienceLoader",
     "InMemoryLoaderPlugin",
+    "IncrementalCosineClassifier",
     "InfoBatchPlugin",
     "LogFile",
     "MetricsCSVLogger",

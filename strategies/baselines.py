@@ -8,9 +8,28 @@ from typing import Any
 
 import torch
 from avalanche.training.plugins import AGEMPlugin as AvalancheAGEMPlugin
+from avalanche.training.plugins import ReplayPlugin
+from avalanche.training.storage_policy import ClassBalancedBuffer, ExperienceBalancedBuffer, ReservoirSamplingBuffer
 from torch import Tensor
 
-__all__ = ["AGEMPlugin"]
+__all__ = ["AGEMPlugin", "replay"]
+
+_POLICIES: dict[str, Any] = {
+    "experience_balanced": ExperienceBalancedBuffer,
+    "class_balanced": ClassBalancedBuffer,
+    "reservoir": ReservoirSamplingBuffer,
+}
+
+
+def replay(mem_size: int, batch_size_mem: int | None = None, policy: str = "experience_balanced") -> ReplayPlugin:
+    """Returns Avalanche's replay with one of its storage policies.
+
+    Args:
+        mem_size: samples stored.
+        batch_size_mem: stored samples in a mini-batch. Default: as many as new ones.
+        policy: ``"experience_balanced"``, Avalanche's default, ``"class_balanced"`` or ``"reservoir"``.
+    """
+    return ReplayPlugin(mem_size, batch_size_mem=batch_size_mem, storage_policy=_POLICIES[policy](mem_size))
 
 
 class AGEMPlugin(AvalancheAGEMPlugin):

@@ -48,8 +48,9 @@ class Option:
         default: its value if it is not given.
         minimum: the smallest number allowed; None if there is none.
         choices: the texts allowed.
-        kind: what else is allowed: ``bool``, ``int``, ``float`` (any real number), ``str`` or ``Mapping``. Default:
-            that of the default; a real number, if the default is None and there are no choices.
+        kind: what else is allowed: ``bool``, ``int``, ``float`` (any real number), ``str``, ``Sequence``, ``Mapping``
+            or ``object`` (anything). Default: that of the default; a real number, if the default is None and there are
+            no choices.
     """
 
     default: Any
@@ -71,8 +72,31 @@ class Option:
         if kind in (int, float):
             _check_number(name, value, integer=kind is int, minimum=self.minimum)
         elif kind is not None and not isinstance(value, kind):
-            expected = {bool: "true or false", str: "text"}.get(kind, "a mapping")
+            expected = {bool: "true or false", str: "text", Sequence: "a list"}.get(kind, "a mapping")
             raise TypeError(f"{name} must be {expected}, got {value!r}")
+
+
+_IMPRESSION_OPTIONS = {
+    "images_per_class": Option(None, minimum=1, kind=int),
+    "num_batches": Option(None, minimum=1, kind=int),
+    "init": Option("mean", choices=("mean", "noise")),
+    "draw": Option(None, choices=("balanced", "uniform")),
+    "eight_bit": Option(None, kind=bool),
+    "preset": Option("default", choices=("default", "released")),
+    "iterations": Option(None, minimum=1, kind=int),
+    "learning_rate": Option(None, minimum=0),
+    "batch_size": Option(None, minimum=1, kind=int),
+    "jitter": Option(None, minimum=0, kind=int),
+    "flip": Option(None, kind=bool),
+    "cross_entropy": Option(None, minimum=0),
+    "tv_l1": Option(None, minimum=0),
+    "tv_l2": Option(None, minimum=0),
+    "l2": Option(None, minimum=0),
+    "statistics": Option(None, minimum=0),
+    "first_layer_weight": Option(None, minimum=0),
+    "patience": Option(None, minimum=1, kind=int),
+    "seed": Option(0),
+}
 
 
 @dataclass(frozen=True)
@@ -90,6 +114,8 @@ class StrategyInfo:
             it has defaults for.
         prefix: what the names of options have before those of the plugin's arguments, so that they differ from those of
             the optimizer (``eps``).
+        mapping: the argument of a template that makes the plugin itself and takes those options in it that it has no
+            arguments for.
         optimizer: the default optimizer.
         prunes: whether it chooses the samples to train on, which only one of several joined may do.
         parts: the strategies that this one joins; empty for one that stands alone.
@@ -102,6 +128,7 @@ class StrategyInfo:
     template: str = _TEMPLATE
     plugin: str | None = None
     prefix: str = ""
+    mapping: str = ""
     optimizer: str = _OPTIMIZER
     prunes: bool = False
     parts: tuple[StrategyInfo, ...] = ()
@@ -132,10 +159,14 @@ _STRATEGIES = {
         ),
         StrategyInfo(
             "Replay",
-            "mixes in samples from a buffer that is balanced over experiences",
+            "mixes in samples from a buffer",
             "A. Chaudhry et al., On Tiny Episodic Memories in Continual Learning, 2019, arXiv:1902.10486",
-            {"mem_size": Option(200, minimum=1), "batch_size_mem": Option(None, minimum=1)},
-            plugin="avalanche.training.plugins:ReplayPlugin",
+            {
+                "mem_size": Option(200, minimum=1),
+                "batch_size_mem": Option(None, minimum=1),
+                "policy": Option("experience_balanced", choices=("experience_balanced", "class_balanced", "reservoir")),
+            },
+            plugin="clpack.strategies.baselines:replay",
         ),
         StrategyInfo(
             "EWC",
@@ -257,6 +288,70 @@ _STRATEGIES = {
                 "seed": Option(0),
             },
             plugin="clpack.strategies.plateau:PlateauPlugin",
+        ),
+        StrategyInfo(
+            "CondensedReplay",
+            "keeps condensed images of each experience instead of samples, and trains on them alone or as replay",
+            "E. Yang et al., An Efficient Dataset Condensation Plugin and Its Application to Continual Learning, "
+            "NeurIPS 2023",
+            {
+                "method": Option("dm", choices=("dc", "dsa", "dm", "random", "herding")),
+                "rank": Option(2, minimum=0),
+                "memory_bytes": Option(None, minimum=1, kind=int),
+                "images_per_class": Option(None, minimum=1, kind=int),
+                "precision": Option("float32", choices=("float32", "float16")),
+                "condensed": Option(None, kind=object),
+                "memory_only": Option(True),
+                "batch_size_mem": Option(None, minimum=1, kind=int),
+                "augmentation": Option(None, kind=str),
+                "augmentation_family": Option("dsa", choices=("dsa", "dc")),
+                "network": Option("ConvNet"),
+                "mean": Option(None, kind=Sequence),
+                "std": Option(None, kind=Sequence),
+                "iterations": Option(None, minimum=1, kind=int),
+                "lr_img": Option(None, minimum=0),
+                "batch_real": Option(None, minimum=1, kind=int),
+                "init": Option(None, choices=("noise", "real", "svd")),
+                "matching_augmentation": Option(None, kind=str),
+                "network_reuse": Option(None, minimum=1, kind=int),
+                "seed": Option(0),
+            },
+            plugin="clpack.strategies.condensation:CondensedReplayPlugin",
+        ),
+        StrategyInfo(
+            "ClassImpressions",
+            "replays images that the network itself is inverted into, without storing any",
+            "S. Ayromlou et al., Class Impression for Data-free Incremental Learning, MICCAI 2022, arXiv:2207.00005; "
+            "from noise: H. Yin et al., DeepInversion, CVPR 2020, arXiv:1912.08795",
+            {**_IMPRESSION_OPTIONS, "synthetic_fraction": Option(None, minimum=0)},
+            plugin="clpack.strategies.impressions:ClassImpressionPlugin",
+        ),
+        StrategyInfo(
+            "CCSI",
+            "learns new classes beside impressions of the old ones, with a cosine head and losses against forgetting",
+            "S. Ayromlou et al., CCSI: Continual Class-Specific Impression for Data-free Class Incremental Learning, "
+            "arXiv:2406.05631",
+            {
+                **_IMPRESSION_OPTIONS,
+                "synthetic_fraction": Option(0.66, minimum=0),
+                "margin": Option(0.3, minimum=0),
+                "num_negatives": Option(1, minimum=1),
+                "margin_weight": Option(1.0, minimum=0),
+                "less_forget": Option(5.0, minimum=0),
+                "adapt_less_forget": Option(True),
+                "idc_weight": Option(1.0, minimum=0),
+                "rho": Option(0.9, minimum=0),
+                "temperature": Option(1.0, minimum=0),
+                "idc_target": Option(None, kind=str),
+                "target_updates_statistics": Option(None, kind=bool),
+                "selection": Option(None, kind=str),
+                "validation_fraction": Option(0.1, minimum=0),
+                "plateau_mode": Option(None, choices=("max", "min")),
+                "cn_momentum": Option(None, minimum=0),
+            },
+            template="clpack.strategies.ccsi:CCSI",
+            plugin="clpack.strategies.impressions:ClassImpressionPlugin",
+            mapping="impressions",
         ),
     )
 }
@@ -394,7 +489,8 @@ def get(
     own, theirs = _split(info, optimizer_class, fixed, options)
     built = optimizer_class(model.parameters(), lr=lr, **fixed, **theirs)
     methods = [_load("clpack.strategies.tag:TAGPlugin")()] if fixed else []  # only TAG has something fixed: its base
-    methods += _methods(info, own)
+    plugins_of_parts, arguments = _methods(info, own)
+    methods += plugins_of_parts
     if lr_milestones:
         scheduler = _load("torch.optim.lr_scheduler:MultiStepLR")(built, list(lr_milestones), lr_gamma)
         methods.append(_load("avalanche.training.plugins:LRSchedulerPlugin")(scheduler))
@@ -409,6 +505,7 @@ def get(
         train_mb_size=train_mb_size,
         train_epochs=train_epochs,
         eval_mb_size=eval_mb_size,
+        **arguments,
     )
 
 
@@ -436,15 +533,20 @@ def _join(name: str, parts: tuple[StrategyInfo, ...]) -> StrategyInfo:
     )
 
 
-def _methods(info: StrategyInfo, options: Mapping[str, Any]) -> list[Any]:
-    """Builds the plugins of a strategy from the values of all its options."""
-    return [
-        _load(part.plugin)(
-            **{key.removeprefix(part.prefix): options[key] for key in part.options if options[key] is not None}
-        )
-        for part in info.parts or (info,)
-        if part.plugin
-    ]
+def _methods(info: StrategyInfo, options: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Builds the plugins of a strategy from the values of all its options, and what its template takes of them."""
+    plugins, arguments = [], {}
+    for part in info.parts or (info,):
+        given = {key.removeprefix(part.prefix): options[key] for key in part.options if options[key] is not None}
+        if part.mapping:
+            named = inspect.signature(_load(part.template)).parameters
+            arguments = {key: value for key, value in given.items() if key in named}
+            given = {key: value for key, value in given.items() if key not in named}
+            arguments[part.mapping] = given
+        plugin = _load(part.plugin)(**given) if part.plugin else None  # complains at once
+        if plugin is not None and not part.mapping:
+            plugins.append(plugin)
+    return plugins, arguments
 
 
 def _optimizer(info: StrategyInfo, optimizer: str | None) -> tuple[Any, Mapping[str, Any]]:

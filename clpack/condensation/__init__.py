@@ -4,13 +4,20 @@
 are made of is here too: the two ways to store images, augmentation, and what is matched. Nothing knows of Avalanche.
 """
 
-from .augmentation import DSA_DIGITS, DSA_NATURAL, augment, dc_augment, draw_augmentation, draw_dc_augmentation
+from clpack.presets import (
+    DSA_DIGITS,
+    DSA_NATURAL,
+    NORMALIZATION,
+    published_evaluation,
+    published_settings,
+)
+
+from .augmentation import augment, dc_augment, draw_augmentation, draw_dc_augmentation
 from .callbacks import SnapshotWriter, TensorBoardWriter, picture_grid, save_picture_grid
 from .condense import Progress, Settings, condense, gradient_loops
 from .evaluate import Evaluation, classification_accuracy, evaluate, train_network
 from .images import CondensedSet, LowRankImages, PixelImages, SyntheticImages, equivalent_images_per_class
 from .matching import distribution_distance, gradient_distance
-from .presets import NORMALIZATION, published_evaluation, published_settings
 from .trajectories import ExpertBuffer, train_experts, trajectory_distance
 from .whitening import ZCA
 

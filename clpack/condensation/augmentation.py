@@ -17,22 +17,10 @@ from torch.nn import functional as F
 
 from clpack.names import unknown_name
 
-__all__ = [
-    "DSA_DIGITS",
-    "DSA_NATURAL",
-    "augment",
-    "dc_augment",
-    "draw_augmentation",
-    "draw_dc_augmentation",
-]
+__all__ = ["augment", "dc_augment", "draw_augmentation", "draw_dc_augmentation"]
 
 Value = float | Tensor
 Draws = Mapping[str, Value | Sequence[Value]]
-
-DSA_NATURAL = "color_crop_cutout_flip_scale_rotate"
-"""The strategy of [1] for natural images and Fashion-MNIST."""
-DSA_DIGITS = "color_crop_cutout_scale_rotate"
-"""The strategy of [1] for digits, which must not be mirrored."""
 
 _CROP, _CUTOUT, _SCALE, _ANGLE = 0.125, 0.5, 1.2, 15.0  # shares of the side; factor; degrees
 _DC_CROP, _DC_SCALE, _DC_ANGLE, _DC_NOISE = 4, 0.2, 45, 0.001  # pixels; share; degrees; standard deviation

@@ -32,10 +32,10 @@ from torch import Tensor
 
 from clpack.files import atomic_path
 from clpack.names import unknown_name
+from clpack.presets import DSA_NATURAL
 
 from ._draws import Draws, Network, describe_network, network_factory
 from ._updates import DistributionMatching, GradientMatching, RealImages, TrajectoryMatching
-from .augmentation import DSA_NATURAL
 from .evaluate import _check_pair
 from .images import CondensedSet, LowRankImages, PixelImages, Rounding, SyntheticImages, equivalent_images_per_class
 from .matching import Metric

@@ -19,7 +19,7 @@ from clpack.benchmarks import files
 from clpack.benchmarks.files import DataFile, DataSet
 from clpack.experiments import tables
 from clpack.experiments.cli import main
-from clpack.experiments.config import METRICS
+from clpack.experiments.metrics import METRICS
 from clpack.experiments.store import ResultStore
 
 SMALL = """
@@ -225,6 +225,8 @@ def test_an_interrupt(monkeypatch, tmp_path, capsys):
         (["data", "prepare", "genimage", "nowhere", "out"], "there is no folder nowhere"),
         (["data", "prepare", "genimage", ".", "out"], ". holds no GenImage download: expected one or more of"),
         (["data", "prepare", "MNIST", ".", "a", "--dataset-root", "b"], "OUT a and --dataset-root b are the same; dr"),
+        (["data", "prepare", "MNIST", "--jobs", "2"], "--jobs is for genimage only, got 2 for MNIST; drop it"),
+        (["data", "verify", "mnist"], "clpack data: unknown data set 'mnist': did you mean 'MNIST'?"),
         (["data"], "{list,verify,prepare}"),
         (["report", "nowhere"], "clpack report: no results in"),
         (["frobnicate"], "invalid choice: 'frobnicate'"),
@@ -316,11 +318,16 @@ def test_prepare_genimage(tmp_path, capsys):
         assert "skipped imagenet_ai_0508_adm/val/ai/948_adm_2.PNG: cannot identify image file" in out
     images = tmp_path / "out/genimage/ADM/0/train/ai/images.npy"
     assert np.load(images).shape == (1, 3, 64, 64)
-    assert main(["data", "verify", "--dataset-root", str(tmp_path / "out")]) == 1  # of the other data sets
+    verify = ["data", "verify", "genimage", "--dataset-root", str(tmp_path / "out")]
+    assert main(verify) == 0
     assert f"ok       {images}\n" in capsys.readouterr().out
     os.truncate(images, 1000)
-    main(["data", "verify", "--dataset-root", str(tmp_path / "out")])
-    assert f"problem  {images}: 1000 bytes where 12416 are expected\n" in capsys.readouterr().out
+    assert main(verify) == 1
+    assert f"problem  {images}: 1000 bytes where 12416 are expected; remove its folder" in capsys.readouterr().out
+    assert main([*verify[:-1], str(tmp_path / "raw")]) == 1
+    assert f"problem  {tmp_path / 'raw' / 'genimage'}: nothing is prepared; unpack" in capsys.readouterr().out
+    main(["data", "verify", "MNIST", "CUB200", "--dataset-root", str(tmp_path)])
+    assert len(capsys.readouterr().out.splitlines()) == 4 + 4
 
 
 def test_answers_without_torch():

@@ -119,7 +119,9 @@ class TestBadInput:
             config(seed=True)
 
     def test_sources(self):
-        with pytest.raises(ValueError, match="a source must have the strategy 'Trace' and no sources itself, got 'Nai"):
+        with pytest.raises(
+            ValueError, match="strategy 'Trace' or 'CondensedReplay' and no sources itself, got 'Naive'"
+        ):
             config(sources=(config(),))
         with pytest.raises(ValueError, match="got 'Trace' with 1 sources"):
             config(sources=(source(sources=(source(),)),))
@@ -252,6 +254,19 @@ class TestSources:
         keys = {(cell.row, cell.column): [source.key() for source in cell.sources] for cell in cells}
         assert len({tuple(sources) for sources in keys.values()}) == 4  # two rows that differ in dropout, two columns
         assert [source.key() for source in cells[0].sources] == [source.key() for source in cells[1].sources]
+
+    def test_a_cell_takes_one_condensed_set(self):
+        sources = Sources(Component("CondensedReplay", {"rank": 2}), (5, 6))
+        presets = {"short": {"train_epochs": 7, "source.train_epochs": 1, "source.strategy.iterations": 9}}
+        small = table(rows=(Row("LoDM", Component("CondensedReplay"), sources=sources),), presets=presets)
+        cells = small.cells(preset="short", seeds=(1, 2, 3, 4))[:4]
+        assert [source.seed for cell in cells for source in cell.sources] == [6, 5, 6, 5]
+        assert {cell.train_epochs for cell in cells} == {7}
+        assert not any("iterations" in cell.strategy.options for cell in cells)
+        (source,) = cells[0].sources
+        assert source.label() == "Condensation on SplitDigits, seed 6"
+        assert source.train_epochs == 1
+        assert source.strategy.options == {"rank": 2, "iterations": 9}
 
     def test_settings_for_single_columns(self):
         sources = Sources(Component("Trace"), (1,), {"train_epochs": 4}, {"B": {"train_epochs": 9}})

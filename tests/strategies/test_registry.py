@@ -31,11 +31,13 @@ def make_tasks(make_stream):
 
 
 def test_every_strategy_trains(make_tasks, make_model):
-    stream = make_tasks(5)
+    stream, brief = make_tasks(5), {"CondensedReplay": {"iterations": 1, "batch_real": 8}}
+    brief |= {key: {"iterations": 1, "statistics": 0} for key in ("ClassImpressions", "CCSI")}
     for name in strategies.names():
         network = make_model()
-        model = strategies.with_head(network, "multi")
-        strategy = strategies.get(name, model=model, lr=0.01, train_mb_size=32, train_epochs=2)
+        model = network if name == "CCSI" else strategies.with_head(network, "multi")
+        options = {"train_mb_size": 32, "train_epochs": 2, **brief.get(name, {})}
+        strategy = strategies.get(name, model=model, lr=0.01, **options)
         for experience in stream.train_stream[:2]:
             strategy.train(experience)
         weights = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
@@ -77,6 +79,17 @@ def test_strategies_can_be_joined(make_model, make_stream):
     assert strategies.describe("TAG+LwF").optimizer == "TAG-RMSprop"
     text = str(strategies.describe(name))
     assert all(part in text for part in ("removes some", "buffer", "mem_size=200", "remove_count=None", "Chaudhry"))
+
+
+def test_options_of_ccsi_reach_the_strategy_and_its_impressions(make_model):
+    options = {"margin": 0.5, "idc_target": "none", "iterations": 7, "tv_l2": 0.5, "init": "noise", "seed": 3}
+    strategy = strategies.get("CCSI", model=make_model(), lr=0.2, momentum=0.5, train_mb_size=8, **options)
+    assert type(strategy) is strategies.CCSI
+    assert strategy.optimizer.param_groups[0]["momentum"] == 0.5
+    assert (strategy.margin, strategy.less_forget, strategy._held_out.unlabeled) == (0.5, 5.0, "none")
+    (plugin,) = [plugin for plugin in strategy.plugins if isinstance(plugin, strategies.ClassImpressionPlugin)]
+    assert (plugin.options.iterations, plugin.options.tv_l2, plugin.options.from_mean) == (7, 0.5, False)
+    assert (plugin.seed, plugin.synthetic_fraction) == (3, 0.66)
 
 
 def test_epochloss_is_four_strategies_in_one(make_tasks, make_model):
@@ -194,6 +207,15 @@ def test_descriptions_name_options_and_reference():
         ("Subnetworks", {"bn": "own"}, ValueError, "bn must be one of 'shared', 'per_task', got 'own'"),
         ("Subnetworks", {"prune_fraction": 1}, ValueError, "prune_fraction must be in"),
         ("Plateau", {"patience": 0}, ValueError, "patience must be at least 1, got 0"),
+        ("CondensedReplay", {"method": "mtt"}, ValueError, "method must be one of 'dc', 'dsa', 'dm', 'random'.*'mtt'"),
+        ("CondensedReplay", {"memory_bytes": 9, "images_per_class": 1}, ValueError, "got both: 9 and 1"),
+        ("CondensedReplay", {"batch_size_mem": 9}, ValueError, "got 9 with memory_only=True"),
+        ("CondensedReplay", {"network": "convnet"}, ValueError, "unknown network 'convnet': did you mean 'ConvNet'"),
+        ("ClassImpressions", {"init": "zeros"}, ValueError, "init must be one of 'mean', 'noise', got 'zeros'"),
+        ("ClassImpressions", {"margin": 0.1}, TypeError, "unknown ClassImpressions option 'margin'"),
+        ("CCSI", {"num_batches": 2, "images_per_class": 3}, ValueError, "got both: 3 and 2"),
+        ("CCSI", {"margin": -0.1}, ValueError, "margin must be at least 0, got -0.1"),
+        ("CCSI", {"rho": 2.0}, ValueError, r"rho must be in \[0, 1\], got 2.0"),
     ],
 )
 def test_bad_input(make_model, name, options, error, message):
@@ -201,7 +223,8 @@ def test_bad_input(make_model, name, options, error, message):
         strategies.get(name, model=make_model(), **{"lr": 0.1, **options})
 
 
-@pytest.mark.parametrize("name", sorted({*strategies.names()} - {"Subnetworks"}))  # which misses a task label first
+# Subnetworks misses a task label first; CCSI and its impressions want another model.
+@pytest.mark.parametrize("name", sorted({*strategies.names()} - {"Subnetworks", "ClassImpressions", "CCSI"}))
 def test_empty_experience_is_refused_before_training(digits, make_model, name):
     empty, rest = as_classification_dataset(digits[0]).subset([]), as_classification_dataset(digits[1])
     stream = dataset_benchmark([empty], [rest], other_streams_datasets={"valid": [rest]})

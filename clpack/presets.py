@@ -1,4 +1,6 @@
-"""Published settings: normalization, condensation and evaluation for each data set.
+"""Published settings of dataset condensation: normalization, condensation and evaluation for each data set.
+
+They are plain values: this module imports no torch, so that tables can be listed at once.
 
 References:
     [1] E. Yang et al. An Efficient Dataset Condensation Plugin and Its Application to Continual Learning. NeurIPS 2023.
@@ -10,14 +12,19 @@ References:
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clpack.names import unknown_name
 
-from .augmentation import DSA_DIGITS, DSA_NATURAL
-from .condense import Method
+if TYPE_CHECKING:
+    from clpack.condensation.condense import Method
 
-__all__ = ["NORMALIZATION", "published_evaluation", "published_settings"]
+__all__ = ["DSA_DIGITS", "DSA_NATURAL", "NORMALIZATION", "published_evaluation", "published_settings"]
+
+DSA_NATURAL = "color_crop_cutout_flip_scale_rotate"
+"""The strategy of [2] for natural images and Fashion-MNIST."""
+DSA_DIGITS = "color_crop_cutout_scale_rotate"
+"""The strategy of [2] for digits, which must not be mirrored."""
 
 NORMALIZATION: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "mnist": ((0.1307,), (0.3081,)),

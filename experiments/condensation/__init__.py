@@ -1,0 +1,1 @@
+"""Tables of dataset condensation and of condensed replay."""

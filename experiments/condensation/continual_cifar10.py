@@ -1,0 +1,10 @@
+"""Class-incremental CIFAR-10 from a memory alone."""
+
+from clpack.experiments.condensation.continual import continual_table
+
+EXPERIMENT = continual_table("cifar10", "CIFAR-10 from a memory alone", images_per_class=10, rank=2)
+
+if __name__ == "__main__":
+    from clpack.experiments.cli import main_of_table
+
+    main_of_table(EXPERIMENT)

@@ -1,0 +1,85 @@
+"""The main table on any data set: test accuracy of each method at the same number of stored numbers for each class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from clpack.experiments.condensation.protocol import (
+    METRICS,
+    PAPER,
+    SHORT,
+    SMOKE,
+    TRAINING,
+    Method,
+    condensed_row,
+    label,
+    raw_row,
+    whole_stream,
+)
+from clpack.experiments.config import Column, Component, Experiment, Reference
+from clpack.presets import published_evaluation
+
+__all__ = ["equal_memory_table"]
+
+_METHODS: tuple[Method, ...] = ("dc", "dsa", "dm")
+_BUDGETS = {"1 per class": 1, "10 per class": 10, "50 per class": 50}
+_ROWS = ["Random", "Herding", *(label(method, low_rank=low_rank) for method in _METHODS for low_rank in (False, True))]
+
+
+def equal_memory_table(
+    dataset: str,
+    title: str,
+    published: Mapping[str, Sequence[float | tuple[float, float] | None]],
+) -> Experiment:
+    """Returns the table of a data set.
+
+    Args:
+        dataset: a name in :data:`clpack.experiments.condensation.protocol.DATA`.
+        title: of the table.
+        published: published accuracies in percent, with their standard deviations if these are known, by row, for 1, 10
+            and 50 images per class; None where there is none.
+    """
+    augmentation = published_evaluation(dataset, "dm")["augmentation"]
+    rows = [raw_row("Random", "random", augmentation), raw_row("Herding", "herding", augmentation)]
+    rows += [
+        condensed_row(dataset, method, _BUDGETS, low_rank=low_rank) for method in _METHODS for low_rank in (False, True)
+    ]
+    columns = tuple(
+        Column(
+            column,
+            whole_stream(dataset),
+            Component("ConvNet"),
+            {**TRAINING, "strategy.images_per_class": images_per_class},
+            x=images_per_class,
+        )
+        for column, images_per_class in _BUDGETS.items()
+    )
+    references = [
+        Reference(row, column, "average_accuracy", *(value if isinstance(value, tuple) else (value,)), source=_SOURCE)
+        for row, values in published.items()
+        for column, value in zip(_BUDGETS, values, strict=True)
+        if value is not None
+    ]
+    return Experiment(
+        name=f"condensation/{dataset}",
+        title=title,
+        paper=PAPER,
+        rows=tuple(rows),
+        columns=columns,
+        seeds=tuple(range(1, 101)),
+        references=tuple(references),
+        presets={
+            "short": {
+                **SHORT,
+                "rows": ("Random", "Herding", "DM", "LoDM"),
+                "columns": ("1 per class", "10 per class"),
+            },
+            "short_dc": {**SHORT, "rows": ("DC", "LoDC"), "columns": ("1 per class",)},
+            "smoke": {**SMOKE, "columns": ("1 per class",)},
+        },
+        metrics=METRICS,
+        x_label="memory of a class (plain images)",
+    )
+
+
+_SOURCE = "the authors of DC, DSA and DM, and two later comparisons; the values of the low-rank forms could not be read"

@@ -1,0 +1,144 @@
+"""What the tables of condensation have in common: the methods with their published settings, and how sets are tested.
+
+A cell trains one new network on a memory of images and tests it on all test images. The condensed sets are runs of
+their own, which cells share: with n of them, the cell of seed s takes the set s mod n.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from clpack.experiments.config import Component, Row, Sources
+from clpack.presets import published_evaluation, published_settings
+
+__all__ = [
+    "DATA",
+    "METRICS",
+    "PAPER",
+    "SHORT",
+    "SMOKE",
+    "TRAINING",
+    "condensed_row",
+    "label",
+    "raw_row",
+    "whole_stream",
+]
+
+Method = Literal["dc", "dsa", "dm"]
+
+PAPER = (
+    "E. Yang et al., An Efficient Dataset Condensation Plugin and Its Application to Continual Learning, NeurIPS 2023"
+)
+METRICS = ("average_accuracy", "memory_images", "memory_bytes")
+
+#: Stream and network side by the name of the data set in :mod:`clpack.presets`.
+DATA: Mapping[str, str] = {
+    "mnist": "SplitMNIST",
+    "fashion_mnist": "SplitFMNIST",
+    "cifar10": "SplitCIFAR10",
+    "cifar100": "SplitCIFAR100",
+}
+
+#: How networks are trained on a memory; DC has its own augmentation and number of epochs.
+TRAINING: Mapping[str, Any] = {
+    "train_epochs": 1001,
+    "train_mb_size": 256,
+    "eval_mb_size": 256,
+    "strategy.lr": 0.01,
+    "strategy.momentum": 0.9,
+    "strategy.weight_decay": 5e-4,
+}
+
+#: Two sets and a network for each, of a quarter of the width, with few iterations and epochs.
+SHORT: Mapping[str, Any] = {
+    "seeds": (1, 2),
+    "source_seeds": (1, 2),
+    "train_epochs": 201,
+    "model.width": 32,
+    "source.train_epochs": 1,
+    "strategy.network": "ConvNetW32",
+    "source.strategy.iterations": 300,
+    "source.strategy.batch_real": 64,
+}
+#: A set and a network, both tiny.
+SMOKE: Mapping[str, Any] = {
+    "seeds": (1,),
+    "source_seeds": (1,),
+    "train_epochs": 1,
+    "model.width": 8,
+    "strategy.network": "ConvNetW32",
+    "source.strategy.iterations": 1,
+    "source.strategy.batch_real": 4,
+}
+
+
+def label(method: Method, *, low_rank: bool) -> str:
+    """Returns the label of a row, such as ``"LoDM"``."""
+    return f"{'Lo' * low_rank}{method.upper()}"
+
+
+def whole_stream(dataset: str) -> Component:
+    """Returns the stream of a data set with all classes in one experience, which sets are condensed on."""
+    return Component(DATA[dataset], {"n_experiences": 1, "fixed_class_order": None, "seed": 0})
+
+
+def raw_row(name: str, method: Literal["random", "herding"], augmentation: str) -> Row:
+    """Returns the row of samples that are kept as they are.
+
+    Args:
+        name: its label.
+        method: how they are chosen.
+        augmentation: in training on them.
+    """
+    return Row(name, Component("CondensedReplay", {"method": method, "augmentation": augmentation}))
+
+
+def condensed_row(
+    dataset: str,
+    method: Method,
+    budgets: Mapping[str, int],
+    *,
+    low_rank: bool,
+    options: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
+    name: str | None = None,
+    seeds: Sequence[int] = (1, 2, 3, 4, 5),
+) -> Row:
+    """Returns the row of a method with the published settings of a data set.
+
+    Args:
+        dataset: a name in :data:`DATA`.
+        method: of condensation.
+        budgets: which of the published settings, by the label of the column: those for so many images per class.
+        low_rank: the low-rank form of the method.
+        options: of the condensation, in place of those published.
+        training: of the strategy, in place of the published augmentation and number of epochs.
+        name: label of the row. Default: that of the method.
+        seeds: of the condensed sets.
+    """
+    condensation = {}
+    for column, images_per_class in budgets.items():
+        settings = published_settings(dataset, method, images_per_class, low_rank=low_rank)
+        del settings["images_per_class"]  # the column has the budget
+        augmentation = {"matching_augmentation": settings.pop("augmentation")} if "augmentation" in settings else {}
+        settings = {"rank": 0, **settings, **augmentation, **(options or {})}
+        condensation[column] = {f"strategy.{key}": value for key, value in settings.items()}
+    evaluation = published_evaluation(dataset, method)
+    published = {"augmentation": evaluation["augmentation"], "augmentation_family": evaluation["family"]}
+    return Row(
+        name or label(method, low_rank=low_rank),
+        Component("CondensedReplay", dict(published if training is None else training)),
+        settings={"train_epochs": evaluation["epochs"] + 1} if training is None else {},
+        sources=Sources(
+            Component("CondensedReplay"),
+            tuple(seeds),
+            {**_of_stream(whole_stream(dataset)), "train_epochs": 1},  # what is trained on it there does not count
+            condensation,
+            model=Component("ConvNet"),
+        ),
+    )
+
+
+def _of_stream(stream: Component) -> dict[str, Any]:
+    return {f"stream.{option}": value for option, value in stream.options.items()}
