@@ -37,8 +37,10 @@ if TYPE_CHECKING:
     from .logging import LogFile, MetricsCSVLogger
     from .plateau import PlateauPlugin
     from .pruning import PruningPlugin, is_scoring
+    from .stable_sgd import StableSGD, StableSGDPlugin
     from .subnetworks import SubnetworkPlugin
     from .tag import TAG, TAGPlugin
+    from .tag_baselines import ReservoirERPlugin, RingAGEMPlugin, RunningEWCPlugin
     from .tracing import TracePlugin
 
 _MODULES = {
@@ -66,7 +68,12 @@ _MODULES = {
     "PlateauPlugin": "plateau",
     "PruningPlugin": "pruning",
     "RandomStreamsPlugin": "loader",
+    "ReservoirERPlugin": "tag_baselines",
+    "RingAGEMPlugin": "tag_baselines",
+    "RunningEWCPlugin": "tag_baselines",
     "SAMPLE_ID": "data",
+    "StableSGD": "stable_sgd",
+    "StableSGDPlugin": "stable_sgd",
     "SubnetworkPlugin": "subnetworks",
     "TAG": "tag",
     "TAGPlugin": "tag",
@@ -117,6 +124,11 @@ __all__ = [
     "PlateauPlugin",
     "PruningPlugin",
     "RandomStreamsPlugin",
+    "ReservoirERPlugin",
+    "RingAGEMPlugin",
+    "RunningEWCPlugin",
+    "StableSGD",
+    "StableSGDPlugin",
     "StrategyInfo",
     "SubnetworkPlugin",
     "TAGPlugin",

@@ -4,6 +4,7 @@
 ``"single"``       the network as it is: one output per class of the stream, all of them used at all times
 ``"masked"``       one output per class; those outside the classes of a sample's task are switched off (TAG's protocol)
 ``"incremental"``  outputs are added when classes arrive (Avalanche's ``IncrementalClassifier``)
+``"cosine"``       the same with outputs by cosines (:class:`IncrementalCosineClassifier`), as CCSI has them
 ``"multi"``        a head of its own for every task (Avalanche's ``MultiHeadClassifier``)
 =================  ============================================================================================
 """
@@ -13,13 +14,17 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from avalanche.models import IncrementalClassifier, MultiHeadClassifier, MultiTaskModule
+from avalanche.models import DynamicModule, IncrementalClassifier, MultiHeadClassifier, MultiTaskModule
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-__all__ = ["MultiHeadModel", "TaskMaskedModel", "with_head"]
+from clpack.models import CosineLinear
 
-Head = Literal["single", "masked", "incremental", "multi"]
+__all__ = ["IncrementalCosineClassifier", "MultiHeadModel", "TaskMaskedModel", "with_head"]
 
+Head = Literal["single", "masked", "incremental", "cosine", "multi"]
+
+_UNSEEN = -1000.0  # what Avalanche's IncrementalClassifier writes over the logits of classes that were not trained
 _MASKED = -1e11  # what the authors of TAG write over the logits of other tasks: finite, and exactly zero after softmax
 
 
@@ -29,7 +34,7 @@ def with_head(model: Any, head: Head) -> nn.Module:
     Args:
         model: a network with ``features``, ``num_features`` and ``linear``, such as :class:`clpack.models.MLP`. It is
             changed in place.
-        head: ``"single"``, ``"masked"``, ``"incremental"`` or ``"multi"``.
+        head: ``"single"``, ``"masked"``, ``"incremental"``, ``"cosine"`` or ``"multi"``.
 
     Returns:
         The model to give to a strategy.
@@ -49,9 +54,72 @@ def with_head(model: Any, head: Head) -> nn.Module:
     if head == "incremental":
         model.linear = IncrementalClassifier(model.num_features, initial_out_features=1)
         return network
+    if head == "cosine":
+        model.linear = IncrementalCosineClassifier(model.num_features)
+        return network
     if head == "multi":
         return MultiHeadModel(model)
-    raise ValueError(f"head must be 'single', 'masked', 'incremental' or 'multi', got {head!r}")
+    raise ValueError(f"head must be 'single', 'masked', 'incremental', 'cosine' or 'multi', got {head!r}")
+
+
+class IncrementalCosineClassifier(DynamicModule):
+    r"""A cosine classifier that grows: logits :math:`\sigma \cos(f, w_c)`, with a row of weights for each class.
+
+    The classes that an experience brings get rows in a parameter of their own, so that those of earlier experiences
+    keep their place in the optimizer, and their names in regularizers such as EWC. Rows are in the order in which the
+    classes appear; logits are by class label, whatever that order is, with -1000 for classes not trained yet, for which
+    evaluation adds columns but no rows.
+
+    Args:
+        in_features: length of the feature vectors.
+        freeze_old: whether rows stay as they are once other classes come, as in CCSI with distillation.
+
+    Attributes:
+        sigma: the scale, ``(1,)``.
+        blocks: the rows of each experience that brought classes, ``(new classes, in_features)``.
+        classes: the label of each row.
+        row_of: int64 tensor of shape ``(outputs,)``, the row of each class label; ``len(classes)`` for one not trained.
+    """
+
+    row_of: Tensor
+
+    def __init__(self, in_features: int, *, freeze_old: bool = False) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.freeze_old = freeze_old
+        self.sigma = nn.Parameter(torch.ones(1))
+        self.blocks = nn.ParameterList()
+        self.classes: list[int] = []
+        self.register_buffer("row_of", torch.empty(0, dtype=torch.int64), persistent=False)
+
+    @torch.no_grad()
+    def adaptation(self, experience: Any) -> None:
+        """Adds rows for the classes that ``experience`` brings, in training; columns for them in any case."""
+        super().adaptation(experience)
+        labels = sorted(set(experience.classes_in_this_experience))
+        new = [label for label in labels if label not in self.classes]
+        if self.training and new:
+            if self.freeze_old:
+                self.blocks.requires_grad_(False)
+            rows = CosineLinear(self.in_features, len(new)).weight  # drawn as any layer's are
+            self.blocks.append(nn.Parameter(rows.to(self.sigma)))
+            self.classes += new
+        row_of = torch.full((max(len(self.row_of), labels[-1] + 1),), len(self.classes))
+        row_of[self.classes] = torch.arange(len(self.classes))
+        self.row_of = row_of.to(self.sigma.device)
+
+    def rows(self) -> Tensor:
+        """The weights of all classes, ``(classes, in_features)``."""
+        return torch.cat([*self.blocks]) if len(self.blocks) else self.sigma.new_empty(0, self.in_features)
+
+    def scores(self, features: Tensor) -> Tensor:
+        """Maps features ``(B, in_features)`` to cosines ``(B, classes)`` in the order of the rows."""
+        return F.linear(F.normalize(features, eps=1e-12), F.normalize(self.rows(), eps=1e-12))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Maps features ``(B, in_features)`` to logits ``(B, outputs)`` by class label."""
+        logits = self.sigma * self.scores(features)
+        return torch.cat((logits, logits.new_full((len(logits), 1), _UNSEEN)), dim=1).index_select(1, self.row_of)
 
 
 class TaskMaskedModel(MultiTaskModule):

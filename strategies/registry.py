@@ -34,6 +34,7 @@ _OPTIMIZERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 
 _TEMPLATE = "clpack.strategies.templates:Template"
 _OPTIMIZER = "SGD"
+_TAG = "P. Malviya et al., TAG: Task-based Accumulated Gradients for Lifelong learning, CoLLAs 2022, arXiv:2105.05155"
 _EPOCHLOSS = (
     "J. Andle et al., Minimizing Data, Maximizing Performance: Generative Examples for Continual Task Learning "
     "(EpochLoss)"
@@ -196,9 +197,43 @@ _STRATEGIES = {
         StrategyInfo(
             "TAG",
             "an optimizer that weighs its steps by the agreement with earlier tasks",
-            "P. Malviya et al., TAG: Task-based Accumulated Gradients for Lifelong learning, CoLLAs 2022, "
-            "arXiv:2105.05155",
+            _TAG,
             optimizer="TAG-RMSprop",
+        ),
+        StrategyInfo(
+            "StableSGD",
+            "lowers the learning rate from experience to experience; for networks with dropout",
+            "S. Mirzadeh et al., Understanding the Role of Training Regimes in Continual Learning, NeurIPS 2020, "
+            f"arXiv:2006.06958; as in {_TAG}",
+            {"gamma": Option(0.9, minimum=0), "min_lr": Option(5e-5, minimum=0)},
+            plugin="clpack.strategies.stable_sgd:StableSGDPlugin",
+        ),
+        StrategyInfo(
+            "RunningEWC",
+            "EWC with one anchor and one running Fisher matrix, which is estimated from a batch after each experience",
+            f"J. Kirkpatrick et al., PNAS 2017, arXiv:1612.00796; as in {_TAG}",
+            {
+                "ewc_lambda": Option(1.0, minimum=0),
+                "fisher_samples": Option(200, minimum=1),
+                "max_norm": Option(100.0, minimum=0),
+                "seed": Option(0),
+            },
+            plugin="clpack.strategies.tag_baselines:RunningEWCPlugin",
+        ),
+        StrategyInfo(
+            "RingAGEM",
+            "A-GEM with a memory of the last samples of each class",
+            f"A. Chaudhry et al., Efficient Lifelong Learning with A-GEM, ICLR 2019, arXiv:1812.00420; as in {_TAG}",
+            {"examples_per_class": Option(1, minimum=1), "seed": Option(0)},
+            plugin="clpack.strategies.tag_baselines:RingAGEMPlugin",
+        ),
+        StrategyInfo(
+            "ReservoirER",
+            "adds the loss on samples of a reservoir that is filled while training",
+            "R. Aljundi et al., Online Continual Learning with Maximally Interfered Retrieval, NeurIPS 2019, "
+            f"arXiv:1908.04742; as in {_TAG}",
+            {"mem_size": Option(200, minimum=1), "seed": Option(0)},
+            plugin="clpack.strategies.tag_baselines:ReservoirERPlugin",
         ),
         StrategyInfo(
             "Trace",

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from clpack.strategies import TaskMaskedModel, with_head
+from clpack.strategies import IncrementalCosineClassifier, TaskMaskedModel, with_head
 
 
 def adapt(model, stream):
@@ -15,6 +15,14 @@ def adapt(model, stream):
     for experience in stream.train_stream:
         avalanche_model_adaptation(model, experience)
     return model
+
+
+def evaluate(model, experience):
+    from avalanche.models.dynamic_modules import avalanche_model_adaptation
+
+    model.eval()
+    avalanche_model_adaptation(model, experience)
+    model.train()
 
 
 def test_masked_head_leaves_the_classes_of_each_samples_task(make_stream, make_model):
@@ -66,8 +74,34 @@ def test_too_few_outputs_are_an_error(make_stream, make_model):
         adapt(TaskMaskedModel(make_model(6), 6), make_stream(5, task_labels=True))
 
 
+def test_cosine_head_grows_by_rows_in_the_order_of_appearance(make_stream, make_model):
+    stream = make_stream(2, fixed_class_order=[7, 2, 0, 4])
+    model = with_head(make_model(), "cosine")
+    head, images = model.linear, torch.randn(3, 1, 8, 8)
+    evaluate(model, stream.test_stream[0])
+    assert (model(images).shape, len([*head.blocks])) == ((3, 8), 0)  # evaluation adds columns, but no rows
+    assert (model(images) == -1000).all()
+    adapt(model, stream)
+    assert head.classes == [2, 7, 0, 4]
+    expected = nn.functional.cosine_similarity(model.features(images)[:, None], head.rows(), dim=2)
+    torch.testing.assert_close(model(images)[:, [2, 7, 0, 4]], expected)
+    assert (model(images)[:, [1, 3, 5, 6]] == -1000).all()
+    assert torch.equal(head.row_of, torch.tensor([2, 4, 0, 4, 3, 4, 4, 1]))
+    before = [*head.blocks]
+    adapt(model, stream)
+    assert all(left is right for left, right in zip(before, head.blocks, strict=True))
+
+
+@pytest.mark.parametrize("freeze_old", [False, True])
+def test_cosine_head_may_freeze_old_rows(make_stream, freeze_old):
+    head = IncrementalCosineClassifier(4, freeze_old=freeze_old)
+    adapt(head, make_stream(5))
+    assert [block.requires_grad for block in head.blocks] == [not freeze_old] * 4 + [True]
+
+
 def test_bad_input(make_model):
-    with pytest.raises(ValueError, match="head must be 'single', 'masked', 'incremental' or 'multi', got 'double'"):
+    message = "head must be 'single', 'masked', 'incremental', 'cosine' or 'multi', got 'double'"
+    with pytest.raises(ValueError, match=message):
         with_head(make_model(), "double")
     with pytest.raises(TypeError, match="Linear has no features, num_features, linear"):
         with_head(nn.Linear(2, 2), "single")
