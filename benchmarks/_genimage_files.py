@@ -3,8 +3,8 @@
 Below a dataset root, or its folder ``genimage``, the images of one generator, task, split and form lie in
 
 * prepared: ``<generator>/<task>/<split>/<form>/`` with ``images.npy`` (uint8, ``(N, 3, 64, 64)``), ``labels.npy``
-  (uint8, ``(N,)``, 0 to 99) and ``manifest.json``, in the order of the file names; the manifest is written last, and
-  without it the arrays are not read;
+  (uint8, ``(N,)``, 0 to 99) and ``manifest.json``, in the order of the file names; the manifest gets its name last,
+  and without it the arrays are not read;
 * the authors' tensors: ``X.pt`` (float32, normalized) and ``y.pt`` (int64, devkit id - 1) in the same folders, or in
   those that the authors' programs read and write;
 * as downloaded: ``<archive>/<split>/<form>/`` with all classes together, see :func:`raw_folder`.
@@ -14,8 +14,6 @@ The split is GenImage's ``train`` or ``val``, the form ``nature`` or ``ai``.
 
 from __future__ import annotations
 
-import json
-import os
 import pickle
 import warnings
 import zipfile
@@ -34,6 +32,7 @@ from torchvision.transforms import ConvertImageDtype
 from clpack.data import BatchTransform, TensorImages
 
 from ._genimage_classes import CLASSES_PER_TASK, GENERATORS, Form, Split, class_set
+from ._genimage_prepared import AGAIN, read_manifest, size_problem
 from ._genimage_raw import SIDE, RawFile, list_raw, raw_folder, to_pixels
 
 __all__ = ["MEAN", "STD", "GenImageFiles", "TaskImages"]
@@ -96,12 +95,12 @@ class GenImageFiles:
         """Lists a folder as downloaded once for all tasks; what cannot be opened is warned about and left out."""
         folder = raw / split / form
         if folder not in self._listings:
-            tasks, misnamed = list_raw(folder, generator, split, form)
+            tasks, strange = list_raw(folder, generator, split, form)
             n_empty = sum(not file.size for files in tasks for file in files)
-            if misnamed or n_empty:
+            if strange or n_empty:
                 warnings.warn(
-                    f"{folder}: {len(misnamed)} files with names that GenImage does not have and {n_empty} empty ones "
-                    "are left out; clpack data prepare genimage lists them",
+                    f"{folder}: {len(strange)} entries that are no files of GenImage and {n_empty} empty files are "
+                    "left out; clpack data prepare genimage lists them",
                     stacklevel=4,
                 )
             self._listings[folder] = [[file for file in files if file.size] for files in tasks]
@@ -125,10 +124,10 @@ class _RawImages(Dataset[tuple[Tensor, int]]):
         try:
             with Image.open(path) as image:
                 pixels = to_pixels(image, self._form)
-        except (OSError, SyntaxError, ValueError) as error:
+        except Exception as error:  # whatever a damaged file makes a decoder raise
             raise ValueError(
-                f"{path} is damaged ({error}); remove it, or convert the download with clpack data prepare genimage, "
-                "which leaves damaged images out"
+                f"{path} cannot be decoded ({error!r}); remove it, or convert the download with clpack data prepare "
+                "genimage, which leaves damaged images out"
             ) from error
         return torch.tensor(pixels), self.targets[index]
 
@@ -160,32 +159,27 @@ def _tensor_folders(base: Path, generator: str, task: int, split: Split, form: F
 
 def _open_prepared(folder: Path) -> TensorImages:
     """Opens prepared arrays, of which the images stay on the disk until they are read."""
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text())
-        n, sizes = manifest["images"], {name: file["bytes"] for name, file in manifest["files"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{folder / 'manifest.json'} is damaged; {_AGAIN}") from error
-    for name, size in sizes.items():
-        found = os.stat(folder / name).st_size if (folder / name).exists() else None
-        if found != size:
-            state = "is missing" if found is None else f"has {found} bytes, not {size}"
-            raise ValueError(f"{folder / name} {state}; {_AGAIN}")
+    manifest = read_manifest(folder)
+    for name, file in manifest["files"].items():
+        problem = size_problem(folder / name, file["bytes"])
+        if problem is not None:
+            raise ValueError(f"{folder / name}: {problem}; {AGAIN}")
+    n = manifest["images"]
     mapped = {"mmap_mode": "c"} if n else {}  # "c": torch wants writable memory
     images = _open_array(folder / "images.npy", (n, 3, SIDE, SIDE), **mapped)
     labels = _open_array(folder / "labels.npy", (n,))
+    if n and labels.max() >= CLASSES_PER_TASK:
+        raise ValueError(f"{folder / 'labels.npy'} holds {labels.max()}, which is no label from 0 to 99; {AGAIN}")
     return TensorImages(torch.from_numpy(images), torch.from_numpy(labels))
-
-
-_AGAIN = "remove its folder and run clpack data prepare genimage again"
 
 
 def _open_array(path: Path, shape: tuple[int, ...], **options: Any) -> NDArray[np.uint8]:
     try:
         array: NDArray[np.uint8] = np.load(path, allow_pickle=False, **options)
     except (ValueError, EOFError) as error:
-        raise ValueError(f"{path} is damaged ({error}); {_AGAIN}") from error
+        raise ValueError(f"{path} is damaged ({error}); {AGAIN}") from error
     if array.shape != shape or array.dtype != np.uint8:
-        raise ValueError(f"{path} holds {array.dtype} of shape {array.shape}, not uint8 of shape {shape}; {_AGAIN}")
+        raise ValueError(f"{path} holds {array.dtype} of shape {array.shape}, not uint8 of shape {shape}; {AGAIN}")
     return array
 
 
@@ -197,10 +191,12 @@ def _open_tensors(folder: Path, task: int) -> TensorImages:
             f"{folder}: X.pt and y.pt must hold float32 images of shape (N, 3, {SIDE}, {SIDE}) and their N labels, "
             f"got {images.dtype} of shape {tuple(images.shape)} and labels of shape {tuple(devkit.shape)}"
         )
+    if devkit.dtype != torch.int64:
+        raise ValueError(f"{folder / 'y.pt'} must hold int64 labels, got {devkit.dtype}")
     labels = torch.full((1000,), -1)
     labels[[entry.devkit - 1 for entry in class_set(task)]] = torch.arange(CLASSES_PER_TASK)
     known = (devkit >= 0) & (devkit < len(labels))
-    targets = labels[devkit.long().where(known, 0)].where(known, -1)
+    targets = labels[devkit.where(known, 0)].where(known, -1)
     if (targets < 0).any():
         strange = devkit[targets < 0].unique().tolist()
         raise ValueError(f"{folder / 'y.pt'} has labels {strange[:5]}, which are no classes of task {task}")

@@ -1,9 +1,9 @@
-"""Converting a GenImage download into arrays, and checking these.
+"""Converting a GenImage download into arrays.
 
 The images of one generator, task, split and form are converted together and written one after the other as they come
-from the processes that decode them, so that the memory in use does not grow with the data. Their manifest is written
-last: what has no manifest is not read, and is done again by the next call, while what has one that fits the download
-is not.
+from the processes that decode them. Their manifest gets its name last: what has no manifest is not read, and is done
+again by the next call, while what has one that fits the download is not. The memory in use does not grow with the
+data, but for the records of the files of one folder at a time, some 200 bytes for each.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from PIL import Image
 
-from clpack.files import atomic_path, write_bytes, write_text
+from clpack.files import atomic_path, write_text
 
 from ._genimage_classes import CLASSES_PER_TASK, GENERATORS, Form, Split, class_set
-from ._genimage_raw import FORMS, SIDE, SPLITS, RawFile, list_raw, raw_folder, to_pixels
+from ._genimage_prepared import ARRAYS, PARTS, left_over, read_manifest, sha256, size_problem
+from ._genimage_raw import FORMS, SIDE, SPLITS, UNREADABLE, RawFile, list_raw, raw_folder, to_pixels
 
-__all__ = ["GenImageReport", "prepare_genimage", "verify_genimage"]
+__all__ = ["GenImageReport", "prepare_genimage"]
 
 _CHUNK = 32  # images that a process decodes at a time
 _IMAGE_BYTES = 3 * SIDE * SIDE
@@ -48,7 +49,7 @@ class Skipped(NamedTuple):
     """A file that was not converted.
 
     Attributes:
-        path: where it is, relative to the download.
+        path: where it is, relative to the download; bytes that are no UTF-8 are written as ``\\xff``.
         reason: why.
     """
 
@@ -65,12 +66,16 @@ class GenImageReport:
         images: number of images for each generator, split and form, over all tasks.
         missing: the classes without a single image: generator, task, split, form and wnid.
         skipped: the files that were not converted.
+        absent: the generators that are not in the download.
+        unused: the folders of the download that belong to no generator, such as one with a misspelt name.
     """
 
     folder: Path
     images: dict[tuple[str, Split, Form], int]
     missing: list[tuple[str, int, Split, Form, str]]
     skipped: list[Skipped]
+    absent: list[str]
+    unused: list[str]
 
     def __str__(self) -> str:
         counts = [f"{generator} {split}/{form}: {n} images" for (generator, split, form), n in self.images.items()]
@@ -79,9 +84,11 @@ class GenImageReport:
             wnids = [entry[4] for entry in entries]
             some = f"{', '.join(wnids[:3])}{', ...' if len(wnids) > 3 else ''}"
             missing.append(f"{generator} {split}/{form}: no image of {len(wnids)} classes of task {task}, {some}")
+        absent = [f"not in the download: {', '.join(self.absent)}"] if self.absent else []
+        unused = [f"not used: {folder}, which belongs to no generator" for folder in self.unused]
         skipped = [f"skipped {path}: {reason}" for path, reason in self.skipped]
         summary = f"{sum(self.images.values())} images in {self.folder}, {len(self.skipped)} files skipped"
-        return "\n".join([*counts, *missing, *skipped, summary])
+        return "\n".join([*counts, *missing, *absent, *unused, *skipped, summary])
 
 
 class _Part(NamedTuple):
@@ -93,12 +100,7 @@ class _Part(NamedTuple):
     task: int
     split: Split
     form: Form
-    files: list[RawFile]
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of names and sizes of the source files: tells whether the download changed."""
-        return hashlib.sha256(repr([(file.name, file.size) for file in self.files]).encode()).hexdigest()
+    fingerprint: str  # SHA-256 of the records of the files: tells whether the download changed
 
 
 class _Decoded(NamedTuple):
@@ -107,6 +109,7 @@ class _Decoded(NamedTuple):
     images: NDArray[np.uint8]
     labels: list[int]
     skipped: list[tuple[str, str]]
+    unreadable: bool  # whether a file was skipped that may be as it should, but could not be read
 
 
 def prepare_genimage(
@@ -119,8 +122,9 @@ def prepare_genimage(
     """Converts a GenImage download into arrays of 64x64 pixels, for all generators and tasks found in it.
 
     Of each image, the pixels are those that the authors of the streams made. Files that are damaged, empty or have a
-    name that GenImage does not have are skipped and reported. A call that was interrupted is gone on with by the same
-    call; what was converted already and has not changed since is kept. 600 of ImageNet's 1000 classes are used.
+    name that GenImage does not have are skipped and reported, and so are those that cannot be read, which the next call
+    tries again. A call that was interrupted is gone on with by the same call; what was converted already is kept if
+    names, sizes and times of its files have not changed since. 600 of ImageNet's 1000 classes are used.
 
     Args:
         raw: the folder with the unpacked archives, e.g. ``raw/imagenet_ai_0508_adm/train/ai/*.PNG``.
@@ -129,12 +133,12 @@ def prepare_genimage(
         progress: called with the number of images done and to be done; None for nothing.
 
     Returns:
-        What was converted, now and before; also written to ``genimage/skipped.csv``.
+        What was converted, now and before. The files that were not are also in ``genimage/<generator>/skipped.csv``.
 
     Raises:
         FileNotFoundError: if ``raw`` or a folder of a generator in it is missing.
         ValueError: if ``jobs`` is not positive.
-        OSError: if the disk is full, another process prepares the same folder, or a file cannot be read.
+        OSError: if the disk is full or has an error, memory runs out, or another process prepares the same folder.
     """
     if jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {jobs}")
@@ -152,37 +156,6 @@ def prepare_genimage(
         raise OSError(
             f"the disk of {folder} is full; what is finished is kept: free some space and run the same command again"
         ) from error
-
-
-def verify_genimage(root: Path) -> list[tuple[Path, str | None]]:
-    """Compares prepared arrays with their manifests.
-
-    Args:
-        root: the dataset root.
-
-    Returns:
-        Each file and what is wrong with it, None for nothing. Empty if nothing is prepared there.
-    """
-    found: list[tuple[Path, str | None]] = []
-    for images in sorted((root / "genimage").glob("*/*/*/*/images.npy")):
-        if not (images.parent / "manifest.json").exists():
-            found.append((images.parent, "not finished; run clpack data prepare genimage again"))
-    for path in sorted((root / "genimage").glob("*/*/*/*/manifest.json")):
-        try:
-            files = {path.parent / name: file for name, file in json.loads(path.read_text())["files"].items()}
-            found += [(file, _problem(file, expected["bytes"], expected["sha256"])) for file, expected in files.items()]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            found.append((path, f"not a manifest: {error!r}"))
-    return found
-
-
-def _problem(path: Path, size: int, sha256: str) -> str | None:
-    if not path.exists():
-        return "missing"
-    if path.stat().st_size != size:
-        return f"{path.stat().st_size} bytes where {size} are expected"
-    found = _sha256(path)
-    return None if found == sha256 else f"wrong content, SHA-256 {found} where {sha256} is expected"
 
 
 def _sources(raw: Path) -> dict[str, Path]:
@@ -208,16 +181,24 @@ def _prepare(
     jobs: int,
     progress: Callable[[int, int], None] | None,
 ) -> GenImageReport:
-    for left_over in folder.glob("*/*/*/*/.*.partial"):  # of a process that was killed
-        left_over.unlink()
-    parts, misnamed = _parts(raw, folder, sources)
-    unfinished = [part for part in parts if part.files and not _is_finished(part)]
-    total = sum(len(part.files) for part in unfinished)
+    for path in left_over(folder):
+        path.unlink()
+    parts: dict[_Part, int] = {}
+    skipped: dict[str, list[Skipped]] = {generator: [] for generator in sources}
+    total = 0
+    for generator, listing, strange in _listings(raw, folder, sources):
+        parts |= {part: len(files) for part, files in listing.items()}
+        skipped[generator] += strange
+        total += sum(len(files) for part, files in listing.items() if not _is_finished(part))
     free = shutil.disk_usage(folder).free
     if total * _IMAGE_BYTES > free:
         raise OSError(
             f"{folder} needs {total * _IMAGE_BYTES / 1e9:.1f} GB for {total} images, but its disk has {free / 1e9:.1f}"
         )
+    for generator in sources:
+        base = folder / generator
+        expected = [part.target for part, n in parts.items() if n and part.generator == generator]
+        write_text(base / PARTS, json.dumps([target.relative_to(base).as_posix() for target in expected]) + "\n")
     done = 0
 
     def advance(n: int) -> None:
@@ -227,34 +208,45 @@ def _prepare(
             progress(done, total)
 
     advance(0)
-    for number, results in itertools.groupby(_decode_all(unfinished, jobs), key=lambda result: result[0]):
-        _write_part(unfinished[number], (decoded for _, decoded in results), advance)
-    report = _report(folder, parts, raw, misnamed)
-    rows = io.StringIO(newline="")
-    csv.writer(rows).writerows([Skipped._fields, *report.skipped])
-    write_text(folder / "skipped.csv", rows.getvalue())
+    if total:
+        listings = (listing.items() for _, listing, _ in _listings(raw, folder, sources))
+        unfinished = (item for item in itertools.chain.from_iterable(listings) if not _is_finished(item[0]))
+        for part, results in itertools.groupby(_decode_all(unfinished, jobs), key=lambda result: result[0]):
+            _write_part(part, (decoded for _, decoded in results), advance)
+    report = _report(raw, folder, parts, skipped)
+    for generator, files in skipped.items():
+        rows = io.StringIO(newline="")
+        csv.writer(rows).writerows([Skipped._fields, *sorted(files)])
+        write_text(folder / generator / "skipped.csv", rows.getvalue())
     return report
 
 
-def _parts(raw: Path, folder: Path, sources: dict[str, Path]) -> tuple[list[_Part], list[Skipped]]:
-    parts, misnamed = [], []
+def _listings(
+    raw: Path, folder: Path, sources: dict[str, Path]
+) -> Iterator[tuple[str, dict[_Part, list[RawFile]], list[Skipped]]]:
+    """Yields the generator, the parts with their files, and all other entries of one folder of a download at a time."""
     for (generator, source), split, form in itertools.product(sources.items(), SPLITS, FORMS):
         tasks, strange = list_raw(source / split / form, generator, split, form)
+        listing = {}
         for task, files in enumerate(tasks):
             target = folder / generator / str(task) / split / form
-            parts.append(_Part(source / split / form, target, generator, task, split, form, files))
+            fingerprint = hashlib.sha256(repr(files).encode()).hexdigest()
+            listing[_Part(source / split / form, target, generator, task, split, form, fingerprint)] = files
         place = (source / split / form).relative_to(raw)
-        misnamed += [Skipped(str(place / name), "GenImage has no file of this name here") for name in strange]
-    return parts, misnamed
+        yield generator, listing, [Skipped(str(place / _readable(name)), "no image of GenImage") for name in strange]
+
+
+def _readable(name: str) -> str:
+    """Returns a file name as text that can be written, whatever bytes it has."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _manifest(part: _Part) -> dict[str, Any] | None:
-    """Returns the manifest of a part, None if there is none that can be read."""
+    """Returns the manifest of a part, None if there is none that can be used."""
     try:
-        manifest: dict[str, Any] = json.loads((part.target / "manifest.json").read_text())
+        return read_manifest(part.target)
     except (FileNotFoundError, ValueError):
         return None
-    return manifest
 
 
 def _is_finished(part: _Part) -> bool:
@@ -262,35 +254,35 @@ def _is_finished(part: _Part) -> bool:
     return (
         manifest is not None
         and (manifest.get("format"), manifest.get("source")) == (_FORMAT, part.fingerprint)
-        and all(
-            (part.target / name).is_file() and (part.target / name).stat().st_size == file["bytes"]
-            for name, file in manifest["files"].items()
-        )
+        and all(size_problem(part.target / name, file["bytes"]) is None for name, file in manifest["files"].items())
     )
 
 
-def _decode_all(parts: list[_Part], jobs: int) -> Iterator[tuple[int, _Decoded]]:
-    """Yields the decoded chunks of all parts in order, each with the place of its part in the list."""
+def _decode_all(parts: Iterable[tuple[_Part, list[RawFile]]], jobs: int) -> Iterator[tuple[_Part, _Decoded]]:
+    """Yields the decoded chunks of all parts in order."""
     chunks = (
-        (number, (part.source, part.files[start : start + _CHUNK], part.form))
-        for number, part in enumerate(parts)
-        for start in range(0, len(part.files), _CHUNK)
+        (part, (part.source, files[start : start + _CHUNK], part.form))
+        for part, files in parts
+        for start in range(0, len(files), _CHUNK)
     )
     if jobs == 1:
-        yield from ((number, _decode(*chunk)) for number, chunk in chunks)
+        yield from ((part, _decode(*chunk)) for part, chunk in chunks)
         return
     with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_start_worker) as pool:
-        waiting: deque[tuple[int, Future[_Decoded]]] = deque()
+        waiting: deque[tuple[_Part, Future[_Decoded]]] = deque()
         try:
-            for number, chunk in chunks:
-                waiting.append((number, pool.submit(_decode, *chunk)))
+            for part, chunk in chunks:
+                waiting.append((part, pool.submit(_decode, *chunk)))
                 if len(waiting) == 4 * jobs:  # enough to keep all processes busy, few enough to keep in memory
                     done, future = waiting.popleft()
                     yield done, future.result()
             for done, future in waiting:
                 yield done, future.result()
         except BrokenProcessPool as error:
-            raise OSError("a process that decodes images ended, perhaps for lack of memory") from error
+            raise OSError(
+                "a process that decodes images ended, perhaps for lack of memory; a script that prepares with several "
+                'processes must do so below a line if __name__ == "__main__":'
+            ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -311,53 +303,65 @@ def _decode(folder: Path, files: list[RawFile], form: Form) -> _Decoded:
     images = np.empty((len(files), 3, SIDE, SIDE), np.uint8)
     labels: list[int] = []
     skipped: list[tuple[str, str]] = []
+    unreadable = False
     for file in files:
+        path = f"{folder}{os.sep}{file.name}"
         try:
             if not file.size:
                 raise ValueError("empty file")
-            with Image.open(f"{folder}{os.sep}{file.name}") as image:
+            with Image.open(path) as image:
                 images[len(labels)] = to_pixels(image, form)
             labels.append(file.label)
-        except MemoryError:
-            raise
+        except MemoryError as error:
+            raise OSError(errno.ENOMEM, "not enough memory to decode it", path) from error
         except Exception as error:  # whatever a damaged file makes a decoder raise
             if isinstance(error, OSError) and error.errno is not None:
-                raise  # not the image is to blame, but the disk
+                if error.errno not in UNREADABLE:  # not the file is to blame, but the disk
+                    raise OSError(error.errno, error.strerror, path) from error
+                unreadable = True
             skipped.append((file.name, str(error).replace(f"{folder}{os.sep}", "")))
-    return _Decoded(images[: len(labels)], labels, skipped)
+    return _Decoded(images[: len(labels)], labels, skipped, unreadable)
 
 
 def _write_part(part: _Part, chunks: Iterable[_Decoded], advance: Callable[[int], None]) -> None:
-    """Writes the arrays of a part while they come, then its manifest."""
-    part.target.mkdir(parents=True, exist_ok=True)
-    (part.target / "manifest.json").unlink(missing_ok=True)
+    """Writes the arrays of a part while they come, then its manifest; until all is written, old ones stay."""
     labels: list[int] = []
     skipped: list[tuple[str, str]] = []
-    with atomic_path(part.target / "images.npy") as partial, partial.open("wb") as file:
-        _write_header(file, 0)
-        for chunk in chunks:
-            file.write(chunk.images.data)
-            labels += chunk.labels
-            skipped += chunk.skipped
-            advance(len(chunk.labels) + len(chunk.skipped))
-        file.seek(0)
-        _write_header(file, len(labels))
-    buffer = io.BytesIO()
-    np.save(buffer, np.array(labels, dtype=np.uint8))
-    write_bytes(part.target / "labels.npy", buffer.getvalue())
-    manifest = {
-        "format": _FORMAT,
-        **{name: getattr(part, name) for name in ("generator", "task", "split", "form")},
-        "images": len(labels),
-        "images_per_class": np.bincount(labels, minlength=CLASSES_PER_TASK).tolist(),
-        "skipped": skipped,
-        "source": part.fingerprint,
-        "files": {
-            path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-            for path in (part.target / "images.npy", part.target / "labels.npy")
-        },
-    }
-    write_text(part.target / "manifest.json", json.dumps(manifest) + "\n")
+    unreadable = False
+    with (  # they get their names in the reverse order
+        atomic_path(part.target / "manifest.json") as manifest_path,
+        atomic_path(part.target / "labels.npy") as labels_path,
+        atomic_path(part.target / "images.npy") as images_path,
+    ):
+        with images_path.open("wb") as file:
+            _write_header(file, 0)
+            for chunk in chunks:
+                file.write(chunk.images.data)
+                labels += chunk.labels
+                skipped += chunk.skipped
+                unreadable |= chunk.unreadable
+                advance(len(chunk.labels) + len(chunk.skipped))
+            file.seek(0)
+            _write_header(file, len(labels))
+        with labels_path.open("wb") as file:
+            np.save(file, np.array(labels, dtype=np.uint8))
+        manifest = {
+            "format": _FORMAT,
+            **{name: getattr(part, name) for name in ("generator", "task", "split", "form")},
+            "images": len(labels),
+            "images_per_class": np.bincount(labels, minlength=CLASSES_PER_TASK).tolist(),
+            "skipped": skipped,
+            "source": None if unreadable else part.fingerprint,  # None: the next call tries again
+            "files": {
+                name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
+                for name, path in zip(ARRAYS, (images_path, labels_path), strict=True)
+            },
+        }
+        manifest_path.write_text(json.dumps(manifest) + "\n")
+        for path in (images_path, labels_path, manifest_path):
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())  # a full disk may show only now
+        (part.target / "manifest.json").unlink(missing_ok=True)  # that of old arrays, which go now
 
 
 def _write_header(file: IO[bytes], n: int) -> None:
@@ -366,21 +370,30 @@ def _write_header(file: IO[bytes], n: int) -> None:
     np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _report(folder: Path, parts: list[_Part], raw: Path, misnamed: list[Skipped]) -> GenImageReport:
+def _report(raw: Path, folder: Path, parts: dict[_Part, int], skipped: dict[str, list[Skipped]]) -> GenImageReport:
+    """Returns the report, and adds the files that were not converted to ``skipped``."""
     images: dict[tuple[str, Split, Form], int] = {}
-    missing, skipped = [], list(misnamed)
-    for part in parts:
-        manifest = (_manifest(part) if part.files else None) or {"images_per_class": [0] * CLASSES_PER_TASK}
+    missing = []
+    for part, n_files in parts.items():
+        manifest = (_manifest(part) if n_files else None) or {"images_per_class": [0] * CLASSES_PER_TASK}
         counts = manifest["images_per_class"]
         kind = (part.generator, part.split, part.form)
         images[kind] = images.get(kind, 0) + sum(counts)
-        absent = [entry.wnid for entry, n in zip(class_set(part.task), counts, strict=True) if not n]
-        missing += [(part.generator, part.task, part.split, part.form, wnid) for wnid in absent]
+        classes = [entry.wnid for entry, n in zip(class_set(part.task), counts, strict=True) if not n]
+        missing += [(part.generator, part.task, part.split, part.form, wnid) for wnid in classes]
         place = part.source.relative_to(raw)
-        skipped += [Skipped(str(place / name), reason) for name, reason in manifest.get("skipped", [])]
-    return GenImageReport(folder, images, missing, sorted(skipped))
+        skipped[part.generator] += [Skipped(str(place / name), reason) for name, reason in manifest.get("skipped", [])]
+    used = {part.source.relative_to(raw).parts[0] for part in parts}
+    unused = [
+        _readable(entry.name)
+        for entry in raw.iterdir()
+        if entry.is_dir() and entry.name not in used and not folder.resolve().is_relative_to(entry.resolve())
+    ]
+    return GenImageReport(
+        folder,
+        images,
+        missing,
+        sorted(itertools.chain.from_iterable(skipped.values())),
+        [generator for generator in GENERATORS if generator not in skipped],
+        sorted(unused),
+    )

@@ -5,7 +5,9 @@ Nothing here needs torch, so that the processes that convert images start at onc
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,12 +17,14 @@ from PIL import Image
 
 from ._genimage_classes import GENERATORS, TASKS, Form, Split, parse_file_name, task_and_label
 
-__all__ = ["FORMS", "SIDE", "SPLITS", "RawFile", "list_raw", "raw_folder", "to_pixels"]
+__all__ = ["FORMS", "SIDE", "SPLITS", "UNREADABLE", "RawFile", "list_raw", "raw_folder", "to_pixels"]
 
 SPLITS: tuple[Split, ...] = ("train", "val")
 FORMS: tuple[Form, ...] = ("nature", "ai")
 
 SIDE = 64  # pixels, of every image of the streams
+
+UNREADABLE = (errno.EACCES, errno.ENOENT, errno.EISDIR, errno.ELOOP)  # errors for which one file is to blame
 
 
 class RawFile(NamedTuple):
@@ -30,11 +34,13 @@ class RawFile(NamedTuple):
         name: name of the file.
         label: label of its class within the task, 0 to 99.
         size: bytes.
+        modified: when it was last written, in nanoseconds since 1970.
     """
 
     name: str
     label: int
     size: int
+    modified: int
 
 
 def raw_folder(root: Path, generator: str) -> Path | None:
@@ -62,21 +68,33 @@ def list_raw(folder: Path, generator: str, split: Split, form: Form) -> tuple[li
         form: ``"nature"`` or ``"ai"``.
 
     Returns:
-        The images of each task in the order of their names, and the names that GenImage gives to no image. Images of
-        the classes that no task uses are left out.
+        The images of each task in the order of their names, and the names of all else: what GenImage calls no image
+        like, folders, and links to nothing. Images of the classes that no task uses are left out.
     """
     used = task_and_label()
     tasks: list[list[RawFile]] = [[] for _ in range(TASKS)]
-    misnamed = []
+    strange = []
     with os.scandir(folder) as entries:
         for entry in entries:
             parsed = parse_file_name(generator, split, form, entry.name)
-            if parsed is None:
-                misnamed.append(entry.name)
+            status = None if parsed is None else _status(entry)
+            if parsed is None or status is None:
+                strange.append(entry.name)
             elif parsed[0] in used:
                 task, label = used[parsed[0]]
-                tasks[task].append(RawFile(entry.name, label, entry.stat().st_size))
-    return [sorted(files) for files in tasks], sorted(misnamed)
+                tasks[task].append(RawFile(entry.name, label, status.st_size, status.st_mtime_ns))
+    return [sorted(files) for files in tasks], sorted(strange)
+
+
+def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
+    """Returns size and times of a regular file, None of anything else."""
+    try:
+        status = entry.stat()
+    except OSError as error:
+        if error.errno in UNREADABLE:
+            return None
+        raise
+    return status if stat.S_ISREG(status.st_mode) else None
 
 
 def to_pixels(image: Image.Image, form: Form) -> NDArray[np.uint8]:

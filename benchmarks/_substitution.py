@@ -19,6 +19,7 @@ from ._genimage_classes import Form
 
 __all__ = [
     "SyntheticTasks",
+    "check_flags",
     "check_val_fraction",
     "drawn_seed",
     "hold_out",
@@ -63,6 +64,13 @@ def task_forms(synthetic_tasks: SyntheticTasks, n_experiences: int) -> list[Form
     if len(set(synthetic)) < len(synthetic) or not set(synthetic) <= set(range(n_experiences)):
         raise ValueError(f"synthetic_tasks must name tasks 0..{n_experiences - 1}, each at most once, {given}")
     return ["ai" if task in synthetic else "nature" for task in range(n_experiences)]
+
+
+def check_flags(arguments: Mapping[str, Any], *names: str) -> None:
+    """Raises a :class:`TypeError` unless those of the named arguments that are there are True or False."""
+    for name in names:
+        if name in arguments and not isinstance(arguments[name], bool):
+            raise TypeError(f"{name} must be True or False, got {arguments[name]!r}")
 
 
 def check_val_fraction(val_fraction: float) -> None:

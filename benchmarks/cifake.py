@@ -10,13 +10,13 @@ The images of a stream are decoded when it is opened, which takes about 0.1 ms f
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import os
 import re
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ from ._genimage_classes import Form
 from ._genimage_raw import FORMS
 from ._substitution import (
     SyntheticTasks,
+    check_flags,
     check_val_fraction,
     drawn_seed,
     hold_out,
@@ -107,30 +108,33 @@ def SplitCIFAKE(
     check_options(locals())
     seed = drawn_seed(seed)
     root = check_files("CIFAKE", dataset_root)
-    archives = {form: _Archive(root / path, form) for form, path in _ARCHIVES.items()}
     per_task = len(order) // n_experiences
     streams: dict[str, list[Any]] = {name: [] for name in ("train", "test", "test_natural", "test_synthetic", "valid")}
-    for task, form in enumerate(task_forms(synthetic_tasks, n_experiences)):
-        classes = order[task * per_task : (task + 1) * per_task]
-        labels = list(range(per_task)) if class_ids_from_zero_in_each_exp else classes
-        as_dataset = functools.partial(
-            task_dataset,
-            task_label=task if return_task_id else 0,
-            pixels=ConvertImageDtype(torch.float32),
-            train_transform=train_transform,
-            eval_transform=eval_transform,
-        )
-        images = archives[form].read("train", classes, labels, images_per_class)
-        dataset = as_dataset(images)
-        if val_fraction:
-            generator = generator_for(seed, "validation images", task)
-            kept, held_out = hold_out(torch.tensor(images.targets), val_fraction, generator)
-            streams["valid"].append(in_evaluation_order(dataset.subset(held_out.tolist())))
-            dataset = dataset.subset(kept.tolist())
-        streams["train"].append(dataset.train())
-        natural, synthetic = (archives[form].read("test", classes, labels) for form in FORMS)
-        streams["test"].append(in_evaluation_order(as_dataset(natural)))
-        streams["test_synthetic"].append(in_evaluation_order(as_dataset(synthetic)))
+    with contextlib.ExitStack() as opened:
+        # open as long as they are read from: their directories take time
+        zipped = {form: opened.enter_context(zipfile.ZipFile(root / path)) for form, path in _ARCHIVES.items()}
+        archives = {form: _Archive(archive, form) for form, archive in zipped.items()}
+        for task, form in enumerate(task_forms(synthetic_tasks, n_experiences)):
+            classes = order[task * per_task : (task + 1) * per_task]
+            labels = list(range(per_task)) if class_ids_from_zero_in_each_exp else classes
+            as_dataset = functools.partial(
+                task_dataset,
+                task_label=task if return_task_id else 0,
+                pixels=ConvertImageDtype(torch.float32),
+                train_transform=train_transform,
+                eval_transform=eval_transform,
+            )
+            images = archives[form].read("train", classes, labels, images_per_class)
+            dataset = as_dataset(images)
+            if val_fraction:
+                generator = generator_for(seed, "validation images", task)
+                kept, held_out = hold_out(torch.tensor(images.targets), val_fraction, generator)
+                streams["valid"].append(in_evaluation_order(dataset.subset(held_out.tolist())))
+                dataset = dataset.subset(kept.tolist())
+            streams["train"].append(dataset.train())
+            natural, synthetic = (archives[form].read("test", classes, labels) for form in FORMS)
+            streams["test"].append(in_evaluation_order(as_dataset(natural)))
+            streams["test_synthetic"].append(in_evaluation_order(as_dataset(synthetic)))
     streams["test_natural"] = streams["test"]
     return streams_benchmark(
         {name: datasets for name, datasets in streams.items() if datasets},
@@ -139,13 +143,14 @@ def SplitCIFAKE(
 
 
 def check_options(arguments: Mapping[str, Any]) -> None:
-    """Checks the arguments of the stream that only streams with synthetic images have, by name.
+    """Checks the arguments of the stream that the order of classes does not depend on, by name.
 
     Raises:
         TypeError, ValueError: if one has an impossible value.
     """
     task_forms(arguments["synthetic_tasks"], arguments["n_experiences"])
     check_val_fraction(arguments["val_fraction"])
+    check_flags(arguments, "return_task_id", "class_ids_from_zero_in_each_exp")
     number = arguments["images_per_class"]
     if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
         raise ValueError(f"images_per_class must be a positive integer or None, got {number!r}")
@@ -154,11 +159,10 @@ def check_options(arguments: Mapping[str, Any]) -> None:
 class _Archive:
     """The zipped images of one form."""
 
-    def __init__(self, path: Path, form: Form) -> None:
-        self._file = path.name
-        self._archive = zipfile.ZipFile(path)  # open as long as it is read from: its directory takes time
+    def __init__(self, archive: zipfile.ZipFile, form: Form) -> None:
+        self._archive = archive
         members: dict[tuple[str, str], list[tuple[int, str]]] = {}
-        for name in self._archive.namelist():
+        for name in archive.namelist():
             match = _MEMBER.fullmatch(name)
             if match is not None:
                 members.setdefault((match[1], match[2]), []).append((int(match[3]), name))
@@ -179,7 +183,7 @@ class _Archive:
             names = self._names[split, _CLASSES[class_index]][:images_per_class]
             if len(names) < (images_per_class or 0):
                 raise ValueError(
-                    f"images_per_class must be at most {len(names)} for the images in {self._file}, "
+                    f"images_per_class must be at most {len(names)} for the images in {self._archive.filename}, "
                     f"got {images_per_class}"
                 )
             for name in names:

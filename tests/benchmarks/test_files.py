@@ -102,6 +102,15 @@ def test_folder_in_place_of_a_file(root: Path) -> None:
     assert [s.problem for s in verify_data_sets(root, ["Letters"])] == ["not a file", None]
 
 
+def test_folder_without_a_checksum(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / "miniImageNet" / split).mkdir(parents=True)
+    problems = {s.path.name: s.problem for s in verify_data_sets(tmp_path, ["miniImageNet-images"])}
+    assert problems == {"train": None, "test": None, "val": "missing"}
+    with pytest.raises(FileNotFoundError, match="val: missing\nclpack downloads nothing by itself. Get it from https"):
+        check_files("miniImageNet-images", tmp_path)
+
+
 def test_verify_looks_at_every_data_set_unless_told_which(root: Path) -> None:
     everything = verify_data_sets(root)
     assert len(everything) == sum(len(data_set.files) for data_set in describe_data_sets())
@@ -191,9 +200,19 @@ class TestPrepare:
         assert _content(root) == {"images/all.zip": b"PK"}
         assert prepare_data_set("Images", dataset_root=root) == []
 
-    def test_what_is_converted_is_not_unpacked(self, tmp_path: Path) -> None:
+    def test_a_compressed_tar_that_is_read_as_a_tar(self, tmp_path: Path) -> None:
+        _tar(tmp_path / "notMNIST_small.tar.gz", {"notMNIST_small/A/a.png": b"image"})
+        root = tmp_path / "root"
+        assert prepare_data_set("notMNIST", [tmp_path], root) == [root / "notMNIST/notMNIST_small.tar"]
+        with tarfile.open(root / "notMNIST/notMNIST_small.tar", "r:") as archive:
+            assert archive.getnames() == ["notMNIST_small/A/a.png"]
+        assert check_files("notMNIST", root) == root
+
+    def test_what_is_converted_or_unpacked_by_hand_is_not_unpacked(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="genimage is converted, not unpacked: unpack the archives"):
             prepare_data_set("genimage", dataset_root=tmp_path)
+        with pytest.raises(ValueError, match=r"CUB200 is unpacked by hand: unpack CUB_200_2011.tgz into the dataset"):
+            prepare_data_set("CUB200", dataset_root=tmp_path)
 
     def test_only_the_known_members_of_an_archive(self, new_root: Path, tmp_path: Path) -> None:
         content = {"letters/b": b"", "letters/c": b"c", "../escaped": b"!", "/absolute": b"!", "letters/a": b"abc"}

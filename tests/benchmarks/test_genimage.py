@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import json
 import os
+import shutil
+import tracemalloc
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
 import torch
 from avalanche.benchmarks.utils.data_loader import TaskBalancedDataLoader
+from filelock import FileLock
 from PIL import Image
 
 from clpack.benchmarks import GenImageCL, GenImageDisjoint, check, get, prepare_genimage, verify_data_sets
+from clpack.benchmarks import _genimage_files as files_module
 from clpack.benchmarks import _genimage_prepare as prepare_module
 from clpack.benchmarks._genimage_classes import (
     GENERATORS,
@@ -27,6 +33,8 @@ from clpack.benchmarks._genimage_classes import (
     parse_file_name,
     task_and_label,
 )
+from clpack.benchmarks._genimage_files import GenImageFiles, TaskImages
+from clpack.benchmarks._genimage_prepared import verify_genimage
 from clpack.benchmarks._genimage_raw import to_pixels
 from clpack.strategies.loader import ExperienceLoader
 
@@ -36,6 +44,14 @@ MEAN, STD = (
 PARTS: list[tuple[Split, Form]] = [(split, form) for split in ("train", "val") for form in ("nature", "ai")]
 COPIES = {"train": 2, "val": 1}  # images per class
 HALF: dict[str, Any] = {"val_fraction": 0.5}
+ENDS = [  # the first and the last class of each set
+    ("n02417914", "n07831146"),
+    ("n02102040", "n04523525"),
+    ("n02110063", "n03063599"),
+    ("n02442845", "n04325704"),
+    ("n02077923", "n03729826"),
+    ("n02096294", "n03047690"),
+]
 
 
 def color(index: int, form: Form, number: int = 0) -> tuple[int, int, int]:
@@ -90,6 +106,21 @@ def prepared(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def raise_(error: Exception) -> NoReturn:
+    raise error
+
+
+def fsync_fails_at(call: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the disk be full at a certain flush."""
+    calls = itertools.count(1)
+
+    def fsync(descriptor: int) -> None:
+        if next(calls) == call:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+
+
 def content(root: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(root)): path.read_bytes()
@@ -110,6 +141,7 @@ class TestClasses:
             assert devkits == sorted(devkits)
             assert len(devkits) == 100
         assert [entry.wnid for entry in imagenet_classes()] == sorted(entry.wnid for entry in imagenet_classes())
+        assert [(class_set(task)[0].wnid, class_set(task)[-1].wnid) for task in range(6)] == ENDS
         granny_smith = imagenet_classes()[948]
         assert (granny_smith.wnid, granny_smith.name, granny_smith.devkit) == ("n07742313", "Granny_Smith", 318)
         assert task_and_label()[948] == (0, 36)
@@ -163,6 +195,18 @@ def test_pixels_are_the_recorded_ones() -> None:
             assert pixels.dtype == np.uint8
             normalized = (pixels.astype(np.float32) / 255 - MEAN) / STD
             np.testing.assert_allclose(normalized, recorded[f"{name}_out"], atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "CMYK", "RGBA", "P", "L"])
+def test_pixels_of_other_modes(mode: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 70, 4), dtype=np.uint8)
+    image = Image.fromarray(pixels, "RGBA").convert("RGB").convert(mode)
+    if mode == "RGBA":
+        image.putalpha(Image.fromarray(pixels[..., 3]))  # resampling such an image mixes the alpha in
+    np.testing.assert_array_equal(to_pixels(image, "nature"), to_pixels(image.convert("RGB"), "nature"))
+    np.testing.assert_array_equal(
+        to_pixels(image, "ai"), np.asarray(image.resize((64, 64)).convert("RGB")).transpose(2, 0, 1)
+    )
 
 
 @pytest.mark.parametrize("kind", ["raw", "prepared"])
@@ -233,6 +277,48 @@ def test_disjoint_stream_takes_each_generator_once(prepared: Path) -> None:
     assert [len(experience.dataset) for experience in benchmark.train_stream] == [200, 200]
 
 
+def test_reversed_generators_keep_the_classes(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = set()
+
+    def find(files: GenImageFiles, generator: str, task: int, split: Split, form: Form) -> TaskImages | None:
+        opened.add((task, generator))
+        return original(files, "ADM", 0, split, form)
+
+    original = GenImageFiles.find
+    monkeypatch.setattr(GenImageFiles, "find", find)
+    for reverse, generators in ((False, list(GENERATORS)), (True, list(GENERATORS)[::-1])):
+        opened.clear()
+        benchmark = GenImageDisjoint(reverse_generators=reverse, val_fraction=0, dataset_root=prepared)
+        assert opened == set(enumerate(generators))
+        assert benchmark.data_description.endswith(", ".join(f"{generator} nature" for generator in generators))
+
+
+def test_natural_stream_without_synthetic_test_images(tmp_path: Path) -> None:
+    folder = forge(tmp_path, "ADM", [0])
+    for path in (folder / "val/ai").iterdir():
+        path.unlink()
+    prepare_genimage(tmp_path, tmp_path / "out")
+    for root in (tmp_path, tmp_path / "out"):
+        assert set(GenImageCL("ADM", 1, **HALF, dataset_root=root).streams) == {
+            "train",
+            "valid",
+            "test",
+            "test_natural",
+        }
+        with pytest.raises(FileNotFoundError, match="there are no val/ai images of ADM for task 0"):
+            GenImageCL("ADM", 1, synthetic_tasks=1, val="test", dataset_root=root)
+
+
+def test_prepared_images_stay_on_the_disk(prepared: Path) -> None:
+    files = GenImageFiles(prepared)
+    tracemalloc.start()
+    images = files.find("ADM", 0, "train", "nature")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert images is not None
+    assert images.data.images.nbytes == 200 * 64 * 64 * 3 > 4 * peak
+
+
 def test_classes_numbered_over_all_tasks(prepared: Path) -> None:
     options: dict[str, Any] = {**HALF, "return_task_id": False, "class_ids_from_zero_in_each_exp": False}
     benchmark = GenImageCL("ADM", 2, **options, dataset_root=prepared)
@@ -253,6 +339,8 @@ def test_options_of_pixels_and_order(prepared: Path) -> None:
     np.testing.assert_allclose(normalized.test_stream[0].dataset[9][0], (stored[9][0].numpy() - MEAN) / STD, atol=1e-6)
     cut = GenImageCL("ADM", 1, truncate_to=70, val_fraction=0, dataset_root=prepared)
     assert (len(cut.train_stream[0].dataset), len(cut.test_stream[0].dataset)) == (140, 70)
+    with pytest.raises(ValueError, match=r"number of images, 100 in val/nature of ADM for task 0, got 101"):
+        GenImageCL("ADM", 1, truncate_to=101, val_fraction=0, dataset_root=prepared)
     flipped = GenImageCL("ADM", 1, train_transform=torch.neg, eval_transform=torch.exp, **HALF, dataset_root=prepared)
     assert flipped.train_stream[0].dataset[0][0].max() <= 0
     assert flipped.train_stream[0].dataset.eval()[0][0].min() >= 1
@@ -287,12 +375,18 @@ def test_batches_are_gathered(prepared: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "place", ["Synthetic/ADM/0", "processedSingleGenerators/ADM/single_generator/0", "genimage/ADM/0"]
+    ("place", "test"),
+    [
+        ("Synthetic/ADM/0", "test"),
+        ("processedSingleGenerators/ADM/single_generator/0", "val"),
+        ("processed/ADM/disjoint", "val"),
+        ("genimage/ADM/0", "val"),
+    ],
 )
-def test_tensors_of_the_authors(place: str, prepared: Path, tmp_path: Path) -> None:
+def test_tensors_of_the_authors(place: str, test: str, prepared: Path, tmp_path: Path) -> None:
     ours = prepared / "genimage/ADM/0"
     for split, form in PARTS:
-        target = tmp_path / place / split / form
+        target = tmp_path / place / (test if split == "val" else split) / form
         target.mkdir(parents=True)
         images = np.load(ours / split / form / "images.npy")
         labels = np.load(ours / split / form / "labels.npy")
@@ -311,6 +405,9 @@ def test_tensors_of_the_authors(place: str, prepared: Path, tmp_path: Path) -> N
         torch.zeros(len(np.load(ours / "train/ai/labels.npy")), dtype=torch.int64), target.parents[1] / "train/ai/y.pt"
     )
     with pytest.raises(ValueError, match=r"y.pt has labels \[0\], which are no classes of task 0"):
+        GenImageCL("ADM", 1, synthetic_tasks=1, **HALF, dataset_root=tmp_path)
+    torch.save(torch.zeros(200), target.parents[1] / "train/ai/y.pt")
+    with pytest.raises(ValueError, match=r"y.pt must hold int64 labels, got torch.float32"):
         GenImageCL("ADM", 1, synthetic_tasks=1, **HALF, dataset_root=tmp_path)
     (target.parents[1] / "train/ai/X.pt").write_bytes(b"PK\x03\x04")
     with pytest.raises(ValueError, match="train/ai/X.pt is damaged or no file of torch.save"):
@@ -331,14 +428,73 @@ class TestPrepare:
         assert sorted(report.skipped) == sorted(
             [
                 (f"{archive}/train/ai/{empty}", "empty file"),
-                (f"{archive}/train/ai/readme.txt", "GenImage has no file of this name here"),
+                (f"{archive}/train/ai/readme.txt", "no image of GenImage"),
                 (f"{archive}/train/nature/{broken}", report.skipped[-1].reason),
             ]
         )
         assert "truncated" in report.skipped[-1].reason.lower()
+        assert report.absent == ["Midjourney", "glide", "stable_diffusion_v_1_4", "VQDM"]
+        assert report.unused == []
         assert "ADM val/ai: no image of 100 classes of task 5, " in str(report)
         assert str(report).endswith(f"images in {prepared / 'genimage'}, 3 files skipped")
-        assert (prepared / "genimage/skipped.csv").read_text().count("\n") == 4
+        lists = {name: (prepared / "genimage" / name / "skipped.csv").read_text() for name in ("ADM", "BigGAN")}
+        assert [text.count("\n") for text in lists.values()] == [4, 1]
+
+    def test_folders_that_are_no_generator(self, tmp_path: Path) -> None:
+        forge(tmp_path, "ADM", [])
+        (tmp_path / "imagenet_ai_0419_bigan/train/ai").mkdir(parents=True)
+        report = prepare_genimage(tmp_path, tmp_path / "out")
+        assert report.unused == ["imagenet_ai_0419_bigan"]
+        assert "not in the download: BigGAN, Midjourney, glide, stable_diffusion_v_1_4, VQDM\n" in str(report)
+        assert "not used: imagenet_ai_0419_bigan, which belongs to no generator\n" in str(report)
+        assert verify_genimage(tmp_path / "out") == []
+
+    def test_entries_that_are_no_images(self, tmp_path: Path) -> None:
+        folder = forge(tmp_path / "raw", "ADM", []) / "train/ai"
+        first, second, third = (synthetic_name("ADM", class_set(0)[0].index, number) for number in range(3))
+        (folder / first).mkdir()
+        (folder / second).symlink_to("nowhere")
+        (folder / third).symlink_to(third)
+        Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.png")).touch()
+        report = prepare_genimage(tmp_path / "raw", tmp_path)
+        place = f"{GENERATORS['ADM'].archive}/train/ai"
+        names = [first, second, third, r"caf\xe9.png"]
+        assert report.skipped == [(f"{place}/{name}", "no image of GenImage") for name in names]
+        assert r"caf\xe9.png" in (tmp_path / "genimage/ADM/skipped.csv").read_text()
+
+    @pytest.mark.parametrize("number", [errno.EACCES, errno.ENOENT, errno.EIO])
+    def test_files_that_cannot_be_read(self, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        folder = forge(tmp_path / "raw", "ADM", []) / "train/ai"
+        path = folder / synthetic_name("ADM", class_set(0)[0].index, 0)
+        Image.new("RGB", (8, 8)).save(path)
+        with monkeypatch.context() as patch:
+            patch.setattr(Image, "open", lambda path: raise_(OSError(number, os.strerror(number))))
+            if number == errno.EIO:
+                with pytest.raises(OSError, match=rf"Input/output error: '{path}'"):
+                    prepare_genimage(tmp_path / "raw", tmp_path)
+                return
+            ((place, reason),) = prepare_genimage(tmp_path / "raw", tmp_path).skipped
+        assert (Path(place).name, reason) == (path.name, f"[Errno {number}] {os.strerror(number)}")
+        assert prepare_genimage(tmp_path / "raw", tmp_path).skipped == []  # it was tried again
+        assert len(np.load(tmp_path / "genimage/ADM/0/train/ai/labels.npy")) == 1
+
+    @pytest.mark.parametrize(
+        "error", [Image.DecompressionBombError("large"), NotImplementedError("new"), MemoryError()]
+    )
+    def test_what_decoders_raise(self, error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        folder = forge(tmp_path / "raw", "ADM", [0])
+        dataset = GenImageCL("ADM", 1, **HALF, dataset_root=tmp_path / "raw").train_stream[0].dataset
+        monkeypatch.setattr(prepare_module, "to_pixels", lambda image, form: raise_(error))
+        monkeypatch.setattr(files_module, "to_pixels", lambda image, form: raise_(error))
+        with pytest.raises(
+            ValueError, match=rf"{folder}/train/nature/n\d+_\d.JPEG cannot be decoded \({type(error).__name__}"
+        ):
+            dataset[0]
+        if isinstance(error, MemoryError):
+            with pytest.raises(OSError, match=rf"not enough memory to decode it: '{folder}/train/nature/n\d+_\d.JPEG'"):
+                prepare_genimage(tmp_path / "raw", tmp_path)
+        else:
+            assert {reason for _, reason in prepare_genimage(tmp_path / "raw", tmp_path).skipped} == {str(error)}
 
     def test_several_processes_make_the_same_bytes(self, raw: Path, prepared: Path, tmp_path: Path) -> None:
         seen: list[tuple[int, int]] = []
@@ -373,26 +529,84 @@ class TestPrepare:
 
     def test_what_changed_in_the_download_is_converted_again(self, tmp_path: Path) -> None:
         folder = forge(tmp_path / "raw", "BigGAN", [1])
+        arrays = tmp_path / "genimage/BigGAN/1/val/ai"
         prepare_genimage(tmp_path / "raw", tmp_path)
-        new = folder / "val/ai" / synthetic_name("BigGAN", class_set(1)[0].index, 9)
-        Image.new("RGB", (8, 8)).save(new)
+
+        def first_pixel_after(change: Callable[[Path], object]) -> int:
+            change(min((folder / "val/ai").iterdir()))
+            prepare_genimage(tmp_path / "raw", tmp_path)
+            return int(np.load(arrays / "images.npy")[0, 0, 0, 0])
+
+        def save(path: Path, color: int, times: tuple[int, int] | None = None) -> None:
+            Image.new("L", (8, 8), color).save(path, compress_level=0)
+            if times is not None:
+                os.utime(path, ns=times)
+
+        def mend(path: Path, color: int, *, longer: bool) -> None:
+            """Changes the size or the time of a file, and not the other."""
+            old = path.stat()
+            save(path, color)
+            with path.open("ab") as file:
+                file.write(b"x" * longer)
+            os.utime(path, ns=(0, old.st_mtime_ns + (not longer)))
+
+        assert first_pixel_after(lambda path: save(path, 77)) == 77
+        assert first_pixel_after(lambda path: mend(path, 78, longer=False)) == 78
+        assert first_pixel_after(lambda path: mend(path, 79, longer=True)) == 79
+        Image.new("RGB", (8, 8)).save(folder / "val/ai" / synthetic_name("BigGAN", class_set(1)[0].index, 9))
+        assert first_pixel_after(lambda path: os.truncate(arrays / "images.npy", 100)) == 79
+        assert np.load(arrays / "labels.npy").tolist().count(0) == 2
+        for manifest in ("[]", "{"):
+            assert first_pixel_after(lambda path, text=manifest: (arrays / "manifest.json").write_text(text)) == 79
+        assert first_pixel_after(lambda path: os.truncate(arrays / "images.npy", 100)) == 79
+        assert all(problem is None for _, problem in verify_genimage(tmp_path))
+
+    def test_old_arrays_stay_until_the_new_ones_are_whole(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder = forge(tmp_path / "raw", "BigGAN", [1]) / "val/ai"
         prepare_genimage(tmp_path / "raw", tmp_path)
-        assert np.load(tmp_path / "genimage/BigGAN/1/val/ai/labels.npy").tolist().count(0) == 2
+
+        def images() -> int | None:
+            found = GenImageFiles(tmp_path).find("BigGAN", 1, "val", "ai")
+            return None if found is None else len(found.data)
+
+        Image.new("RGB", (8, 8)).save(folder / synthetic_name("BigGAN", class_set(1)[0].index, 9))
+        for failing in range(1, 5):  # parts.json, then the three files
+            fsync_fails_at(failing, monkeypatch)
+            with pytest.raises(OSError, match="is full"):
+                prepare_genimage(tmp_path / "raw", tmp_path)
+            monkeypatch.undo()
+            assert images() == 100
+
+        def replace(path: Path, target: Path) -> Path:
+            if target.name == "labels.npy":
+                raise KeyboardInterrupt
+            return original(path, target)
+
+        original = Path.replace
+        monkeypatch.setattr(Path, "replace", replace)
+        with pytest.raises(KeyboardInterrupt):
+            prepare_genimage(tmp_path / "raw", tmp_path)
+        monkeypatch.undo()
+        assert images() is None  # one array is new, the other is not
+        prepare_genimage(tmp_path / "raw", tmp_path)
+        assert images() == 101
 
     def test_full_disk(self, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        calls = iter(range(100))
-
-        def fsync(descriptor: int) -> None:
-            if next(calls) == 4:
-                raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr(os, "fsync", fsync)
+        fsync_fails_at(11, monkeypatch)  # two lists of parts, six for the first part, and two of the second
         with pytest.raises(OSError, match="the disk of .*genimage is full; what is finished is kept"):
             prepare_genimage(raw, tmp_path)
         assert len(list(tmp_path.rglob("manifest.json"))) == 1
-        assert all(status.ok for status in verify_data_sets(tmp_path, ["genimage"]) if status.path.is_file())
+        assert [status.problem for status in verify_data_sets(tmp_path, ["genimage"])].count(None) == 2
         with pytest.raises(FileNotFoundError, match="no train/nature images of ADM for task 1"):
             GenImageCL("ADM", 2, **HALF, dataset_root=tmp_path)
+
+    def test_one_process_at_a_time(self, raw: Path, tmp_path: Path) -> None:
+        (tmp_path / "genimage").mkdir()
+        with FileLock(tmp_path / "genimage/.prepare.lock"), pytest.raises(OSError, match="by another process; wait"):
+            prepare_genimage(raw, tmp_path)
+        assert not list(tmp_path.rglob("*.npy"))
 
     def test_too_little_space_is_seen_first(self, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         usage = type("Usage", (), {"free": 10**6})
@@ -419,25 +633,45 @@ class TestPrepare:
         assert len(statuses) == 12 * 2
         assert all(status.ok for status in statuses)
         for name, data in content(prepared).items():
-            if "BigGAN/1/val/ai" in name:
+            if "BigGAN" in name:
                 (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
                 (tmp_path / name).write_bytes(data)
         folder = tmp_path / "genimage/BigGAN/1/val/ai"
 
-        def problems() -> list[str]:
-            return [str(status.problem) for status in verify_data_sets(tmp_path, ["genimage"])]
+        def problems() -> dict[str, str]:
+            statuses = verify_data_sets(tmp_path, ["genimage"])
+            base = tmp_path / "genimage/BigGAN"
+            return {str(status.path.relative_to(base)): status.problem for status in statuses if status.problem}
 
-        assert problems() == ["None", "None"]
+        assert problems() == {}
         with (folder / "images.npy").open("r+b") as file:
             file.seek(500)
             file.write(b"x")
-        assert problems()[0].startswith("wrong content, SHA-256")
+        (found,) = problems().items()
+        assert found[0] == "1/val/ai/images.npy"
+        assert found[1].startswith("wrong content, SHA-256")
+        assert found[1].endswith("; remove its folder and run clpack data prepare genimage again")
         (folder / "labels.npy").unlink()
-        assert problems()[1] == "missing"
-        (folder / "manifest.json").write_text("{")
-        assert problems()[0].startswith("not a manifest")
+        assert problems()["1/val/ai/labels.npy"].startswith("missing; remove its folder")
+        manifest = json.loads((folder / "manifest.json").read_text())
+        del manifest["files"]["images.npy"]
+        for text in (json.dumps(manifest), "{", "[]"):
+            (folder / "manifest.json").write_text(text)
+            assert list(problems()) == ["1/val/ai/manifest.json"]
         (folder / "manifest.json").unlink()
-        assert problems() == ["not finished; run clpack data prepare genimage again"]
+        (folder / ".images.npy.abc.partial").touch()
+        not_finished = "not finished; run clpack data prepare genimage again"
+        assert problems() == dict.fromkeys(["1/val/ai", "1/val/ai/.images.npy.abc.partial"], not_finished)
+        shutil.rmtree(folder)
+        assert problems() == {"1/val/ai": not_finished}
+        (tmp_path / "genimage/BigGAN/parts.json").unlink()
+        assert problems() == {"parts.json": "missing or damaged; run clpack data prepare genimage again"}
+
+    def test_verify_where_nothing_is_prepared(self, tmp_path: Path) -> None:
+        (status,) = verify_data_sets(tmp_path, ["genimage"])
+        assert status.path == tmp_path / "genimage"
+        assert str(status.problem).startswith("nothing is prepared; unpack the archives")
+        assert "genimage" not in {status.data_set for status in verify_data_sets(tmp_path)}
 
 
 class TestBadInput:
@@ -456,12 +690,17 @@ class TestBadInput:
         GenImageCL("ADM", 1, **HALF, dataset_root=root)
         os.truncate(path, 1000)
         with pytest.raises(
-            ValueError, match=r"images.npy has 1000 bytes, not 2457728; remove its folder and run clpack"
+            ValueError, match=r"images.npy: 1000 bytes where 2457728 are expected; remove its folder and run clpack"
         ):
             GenImageCL("ADM", 1, **HALF, dataset_root=root)
         path.unlink()
-        with pytest.raises(ValueError, match=r"images.npy is missing; remove its folder"):
+        with pytest.raises(ValueError, match=r"images.npy: missing; remove its folder"):
             GenImageCL("ADM", 1, **HALF, dataset_root=root)
+        np.save(root / "genimage/ADM/0/val/nature/labels.npy", np.full(100, 100, dtype=np.uint8))
+        with pytest.raises(
+            ValueError, match=r"val/nature/labels.npy holds 100, which is no label from 0 to 99; remove"
+        ):
+            GenImageFiles(root).find("ADM", 0, "val", "nature")
         (path.parent / "manifest.json").write_text("[]")
         with pytest.raises(ValueError, match=r"manifest.json is damaged"):
             GenImageCL("ADM", 1, **HALF, dataset_root=root)
@@ -485,11 +724,11 @@ class TestBadInput:
 
     def test_files_of_the_download_that_cannot_be_used(self, raw: Path) -> None:
         with pytest.warns(
-            UserWarning, match="train/ai: 1 files with names that GenImage does not have and 1 empty ones"
+            UserWarning, match="train/ai: 1 entries that are no files of GenImage and 1 empty files are left out"
         ):
             GenImageCL("ADM", 1, synthetic_tasks=1, **HALF, dataset_root=raw)
         dataset = GenImageCL("ADM", 2, val_fraction=0, dataset_root=raw).train_stream[1].dataset
-        with pytest.raises(ValueError, match=f"{class_set(1)[5].wnid}_7.JPEG is damaged"):
+        with pytest.raises(ValueError, match=f"{class_set(1)[5].wnid}_7.JPEG cannot be decoded"):
             _ = [dataset[i] for i in range(len(dataset))]
 
     @pytest.mark.parametrize(
@@ -518,13 +757,23 @@ class TestBadInput:
             ({"on_missing": "ignore"}, ValueError, "on_missing must be one of error, warn"),
             ({"eval_order": None}, ValueError, "eval_order must be one of shuffled, stored"),
             ({"truncate_to": 0}, ValueError, "truncate_to must be a positive integer or None, got 0"),
+            ({"truncate_to": True}, ValueError, "truncate_to must be a positive integer or None, got True"),
             ({"seed": -1}, ValueError, "seed must not be negative"),
+            ({"generator": ["ADM"]}, ValueError, r"unknown generator \"\['ADM'\]\""),
+            ({"return_task_id": 1}, TypeError, "return_task_id must be True or False, got 1"),
+            ({"class_ids_from_zero_in_each_exp": None}, TypeError, "zero_in_each_exp must be True or False, got None"),
+            ({"normalize": "no"}, TypeError, "normalize must be True or False, got 'no'"),
         ],
     )
     def test_arguments(self, arguments: dict[str, Any], error: type[Exception], message: str, tmp_path: Path) -> None:
         for attempt in (check, get, lambda name, **given: GenImageCL(**given)):
             with pytest.raises(error, match=message):
                 attempt("GenImageCL", **{"generator": "ADM", **arguments}, dataset_root=tmp_path)
+
+    def test_reverse_generators(self, tmp_path: Path) -> None:
+        for attempt in (check, get, lambda name, **given: GenImageDisjoint(**given)):
+            with pytest.raises(TypeError, match="reverse_generators must be True or False, got 'no'"):
+                attempt("GenImageDisjoint", reverse_generators="no", dataset_root=tmp_path)
 
     def test_nothing_there(self, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError, match=f"\n  clpack data prepare genimage RAW {tmp_path}$"):
