@@ -25,12 +25,14 @@ from avalanche.training.templates.base_sgd import PeriodicEval
 
 import clpack
 import clpack.metrics
+from clpack.benchmarks.parts import held_out_benchmark, thinned_benchmark
 from clpack.randomness import derive_seed
 from clpack.strategies import (
     AccuracyMatrix,
     AdversarialTrainingPlugin,
     AttackedAccuracyMatrix,
     CheckpointPlugin,
+    ConfusionMatrix,
     InMemoryLoaderPlugin,
     LogFile,
     MetricsCSVLogger,
@@ -56,6 +58,8 @@ from .store import ResultStore
 
 __all__ = ["fingerprint", "run_cell"]
 
+_CONFUSION_CLASSES = 20  # at most, to be recorded
+
 
 def run_cell(config: RunConfig, store: ResultStore, *, checkpoint_every: int = 1000) -> None:
     """Trains the model on every experience in turn, evaluates all of them after each, and stores the result.
@@ -75,18 +79,23 @@ def run_cell(config: RunConfig, store: ResultStore, *, checkpoint_every: int = 1
     folder = store.start(config)
     with _exact_arithmetic(config):
         benchmark = build_benchmark(config, source_scores(config, store)[0] if feeds_stream(config) else None)
+        if config.samples_per_class is not None:
+            benchmark = thinned_benchmark(benchmark, config.samples_per_class)
+        if config.val_fraction:
+            benchmark = held_out_benchmark(benchmark, config.val_fraction)
         data = fingerprint(benchmark)
         from_sources = strategy_options_of_sources(config, store, data)
         RNGManager.set_random_seeds(derive_seed(config.seed, "initialization") % 2**32)  # NumPy takes 32 bits
         model = build_model(config, benchmark)
 
         state = folder / "checkpoint" / "state.safetensors"
-        matrix = AccuracyMatrix()
+        matrix, confusion = AccuracyMatrix(), ConfusionMatrix()
         costs = PhaseCosts()
         evaluator = EvaluationPlugin(
             accuracy_metrics(epoch=True, experience=True, stream=True),
             loss_metrics(epoch=True, experience=True),
             matrix,
+            confusion,
             costs,
             loggers=[
                 TextLogger(LogFile(folder / "log.txt")),
@@ -98,7 +107,7 @@ def run_cell(config: RunConfig, store: ResultStore, *, checkpoint_every: int = 1
             CheckpointPlugin(state, save_every=checkpoint_every, mode="iteration", unique_objects=benchmark),
             RandomStreamsPlugin(config.seed),
             InMemoryLoaderPlugin(),
-            _ProgressPlugin(config, store, len(benchmark.train_stream)),
+            _ProgressPlugin(config, store, config.cycles * len(benchmark.train_stream)),
             *([PeriodicEval(1, do_initial=False)] if config.measure_train else []),
         ]
         strategy = build_strategy(
@@ -114,8 +123,12 @@ def run_cell(config: RunConfig, store: ResultStore, *, checkpoint_every: int = 1
         evaluator.metrics += further.values()
 
         strategy, start = maybe_load_checkpoint(strategy, state, unique_objects=benchmark)
-        for experience in benchmark.train_stream[start:]:
-            strategy.train(experience, eval_streams=[benchmark.train_stream] if config.measure_train else None)
+        for experience in (list(benchmark.train_stream) * config.cycles)[start:]:
+            strategy.train(
+                experience,
+                eval_streams=[benchmark.train_stream] if config.measure_train else None,
+                drop_last=config.drop_last,
+            )
             strategy.eval(benchmark.test_stream)
             if "synthetic" in further:
                 strategy.eval(benchmark.test_synthetic_stream)
@@ -124,6 +137,9 @@ def run_cell(config: RunConfig, store: ResultStore, *, checkpoint_every: int = 1
         records = sample_records(strategy, benchmark)
         metrics = sample_metrics(records) | memory_metrics(strategy)
         result = _result(config, matrix.matrix, data, records, metrics, further)
+        counts = confusion.result()
+        if counts is not None and len(counts) <= _CONFUSION_CLASSES:
+            result["confusion_matrix"] = counts.tolist()
         store.finish(config, result, _environment(config, costs.costs))
 
 
@@ -243,15 +259,17 @@ def _result(
     further: dict[str, AccuracyMatrix],
 ) -> dict[str, Any]:
     names = [name for name, metric in METRICS.items() if metric.of_matrix]
+    if config.cycles > 1:
+        names, matrix = ["average_accuracy"], _last_cycle(matrix)
     experiences = [
         {name: _finite(getattr(clpack.metrics, name)(matrix[:seen, :seen])) for name in names}
         for seen in range(1, len(matrix) + 1)
     ]
     of_further = {
-        name: _finite(getattr(clpack.metrics, name.removeprefix(f"{kind}_"))(accuracies.matrix))
+        f"{kind}_{name}": _finite(getattr(clpack.metrics, name)(_last_cycle(accuracies.matrix)))
         for kind, accuracies in further.items()
-        for name in METRICS
-        if name.startswith(f"{kind}_")
+        for name in names
+        if f"{kind}_{name}" in METRICS
     }
     return {
         "config": config.settings(),
@@ -260,7 +278,7 @@ def _result(
         **records,
         "experiences": experiences,
         "accuracy_matrix": _rows(matrix),
-        **{f"{kind}_accuracy_matrix": _rows(accuracies.matrix) for kind, accuracies in further.items()},
+        **{f"{kind}_accuracy_matrix": _rows(_last_cycle(accuracies.matrix)) for kind, accuracies in further.items()},
         **{f"{kind}_accuracy_curve": it.curve for kind, it in further.items() if isinstance(it, _TrainingAccuracy)},
         "learning_curve": [_finite(value) for value in clpack.metrics.running_average_accuracy(matrix)],
     }
@@ -283,6 +301,11 @@ def _environment(config: RunConfig, phases: list[dict[str, Any]]) -> dict[str, A
         "num_threads": config.num_threads,
         "finished_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def _last_cycle(matrix: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Returns the accuracies measured in the last cycle, shape ``(T, T)``: all of them if there is one cycle."""
+    return matrix[:, -len(matrix) :]
 
 
 def _rows(matrix: np.ndarray[Any, Any]) -> list[list[float | None]]:

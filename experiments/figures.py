@@ -17,7 +17,7 @@ from .metrics import METRICS
 if TYPE_CHECKING:
     from .report import Table
 
-__all__ = ["accuracy_matrices", "learning_curves", "metric_curves", "training_curves"]
+__all__ = ["accuracy_matrices", "confusion_matrices", "learning_curves", "metric_curves", "training_curves"]
 
 _INK = "#010203"  # replaced by currentColor in the SVG
 _STYLE = {
@@ -92,8 +92,33 @@ def accuracy_matrices(table: Table, column: str) -> str | None:
     """
     stacks = {row: _stack(table, row, column, "accuracy_matrix") for row in table.rows}
     matrices = {row: runs.mean(0) for row, runs in stacks.items() if runs is not None and runs.shape[1] > 1}
-    if not matrices:
-        return None
+    names = {"x": "after training experience", "y": "accuracy on experience", "color": "accuracy (%)"}
+    return _matrices(matrices, names, f"Accuracy matrices on {column}") if matrices else None
+
+
+def confusion_matrices(table: Table, column: str) -> str | None:
+    """Draws which class the test samples of each class are taken for at the end, in percent, averaged over the seeds.
+
+    Returns:
+        SVG text; None if no cell of the column has recorded it.
+    """
+    stacks = {row: _stack(table, row, column, "confusion_matrix") for row in table.rows}
+    matrices = {
+        row: 100 * (runs / runs.sum(2, keepdims=True)).mean(0) for row, runs in stacks.items() if runs is not None
+    }
+    names = {"x": "taken for class", "y": "class", "color": "share of the class (%)"}
+    return _matrices(matrices, names, f"Confusion matrices on {column}", first=0) if matrices else None
+
+
+def _matrices(matrices: dict[str, np.ndarray[Any, Any]], names: dict[str, str], label: str, *, first: int = 1) -> str:
+    """Draws square matrices of percentages side by side on one color scale.
+
+    Args:
+        matrices: by their titles.
+        names: of the axes, ``"x"``, ``"y"`` and ``"color"``.
+        label: of the picture.
+        first: number of the first row and column.
+    """
     width = min(4, len(matrices))
     height = -(-len(matrices) // width)
     with matplotlib.rc_context(_STYLE):
@@ -102,20 +127,20 @@ def accuracy_matrices(table: Table, column: str) -> str | None:
         for axes in grid.flat[len(matrices) :]:
             axes.set_visible(False)
         for axes, (row, matrix) in zip(grid.flat, matrices.items(), strict=False):
-            n_experiences = len(matrix)
-            extent = (0.5, n_experiences + 0.5, n_experiences + 0.5, 0.5)
+            low, high = first - 0.5, first + len(matrix) - 0.5
+            extent = (low, high, high, low)
             image = axes.imshow(matrix, vmin=0, vmax=100, cmap="viridis", extent=extent)
             axes.set_title(row)
             for axis in (axes.xaxis, axes.yaxis):
                 axis.set_major_locator(MaxNLocator(nbins=6, integer=True))
             axes.tick_params(length=0)
             axes.spines[:].set_visible(False)
-            if n_experiences <= 10:
-                _annotate(axes, matrix)
-        figure.supxlabel("after training experience", fontsize=9)
-        figure.supylabel("accuracy on experience", fontsize=9)
-        figure.colorbar(image, ax=grid, label="accuracy (%)", shrink=0.8, aspect=30).outline.set_visible(False)
-        return _svg(figure, f"Accuracy matrices on {column}")
+            if len(matrix) <= 10:
+                _annotate(axes, matrix, first)
+        figure.supxlabel(names["x"], fontsize=9)
+        figure.supylabel(names["y"], fontsize=9)
+        figure.colorbar(image, ax=grid, label=names["color"], shrink=0.8, aspect=30).outline.set_visible(False)
+        return _svg(figure, label)
 
 
 def training_curves(table: Table, column: str) -> str | None:
@@ -159,13 +184,13 @@ def _curve(axes: Any, index: int, label: str, x: Any, mean: Any, std: Any, marke
     axes.fill_between(x, mean - std, mean + std, color=color, alpha=0.15, linewidth=0)
 
 
-def _annotate(axes: Any, matrix: np.ndarray[Any, Any]) -> None:
+def _annotate(axes: Any, matrix: np.ndarray[Any, Any], first: int) -> None:
     for i, row in enumerate(matrix):
         for j, value in enumerate(row):
             if not np.isnan(value):
                 color = "black" if value > 60 else "white"
                 size = 8 if len(matrix) <= 6 else 6
-                axes.text(j + 1, i + 1, f"{value:.0f}", ha="center", va="center", color=color, fontsize=size)
+                axes.text(j + first, i + first, f"{value:.0f}", ha="center", va="center", color=color, fontsize=size)
 
 
 def _stack(table: Table, row: str, column: str, name: str) -> np.ndarray[Any, Any] | None:

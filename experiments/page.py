@@ -10,7 +10,7 @@ from typing import Any
 
 import clpack
 
-from .figures import accuracy_matrices, learning_curves, metric_curves, training_curves
+from .figures import accuracy_matrices, confusion_matrices, learning_curves, metric_curves, training_curves
 from .report import Cell, Table, metric_title
 
 __all__ = ["render_page"]
@@ -85,6 +85,11 @@ def _section(table: Table) -> str:
             "Accuracy matrices",
             "Test accuracy on each experience (down) after training each experience (across), mean over the seeds.",
             {column: accuracy_matrices(table, column) for column in table.columns},
+        ),
+        _pictures(
+            "Confusion matrices",
+            "Share of the test samples of each class (down) taken for each class (across) at the end, over the seeds.",
+            {column: confusion_matrices(table, column) for column in table.columns},
         ),
         _pictures(
             "Accuracy on training samples",

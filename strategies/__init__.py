@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         synthetic_dataset,
     )
     from .epochloss import EpochLoss
-    from .evaluation import AccuracyMatrix, PhaseCosts, average_accuracy_metrics, phase_cost_metrics
+    from .evaluation import AccuracyMatrix, ConfusionMatrix, PhaseCosts, average_accuracy_metrics, phase_cost_metrics
     from .heads import IncrementalCosineClassifier, MultiHeadModel, TaskMaskedModel, with_head
     from .impressions import ClassImpressionPlugin
     from .infobatch import InfoBatchPlugin
@@ -56,6 +56,7 @@ _MODULES = {
     "CondensedMemoryMetric": "condensed_memory",
     "CondensedReplay": "condensation",
     "CondensedReplayPlugin": "condensation",
+    "ConfusionMatrix": "evaluation",
     "EpochLoss": "epochloss",
     "ExperienceLoader": "loader",
     "InMemoryLoaderPlugin": "loader",
@@ -112,6 +113,7 @@ __all__ = [
     "CondensedMemoryMetric",
     "CondensedReplay",
     "CondensedReplayPlugin",
+    "ConfusionMatrix",
     "EpochLoss",
     "ExperienceLoader",
     "InMemoryLoaderPlugin",

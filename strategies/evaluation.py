@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from clpack import metrics
 
-__all__ = ["AccuracyMatrix", "PhaseCosts", "average_accuracy_metrics", "phase_cost_metrics"]
+__all__ = ["AccuracyMatrix", "ConfusionMatrix", "PhaseCosts", "average_accuracy_metrics", "phase_cost_metrics"]
 
 
 class AccuracyMatrix(PluginMetric[NDArray[np.float64]]):
@@ -132,6 +132,59 @@ class AccuracyMatrix(PluginMetric[NDArray[np.float64]]):
 
     def __str__(self) -> str:
         return "Accuracy_Matrix"
+
+
+class ConfusionMatrix(PluginMetric["NDArray[np.int64] | None"]):
+    """Counts which class the samples of each class were taken for, in the latest evaluation of a stream.
+
+    It is for streams whose samples all have one task label; nothing is logged.
+
+    Args:
+        stream_name: the stream to watch; evaluations of others are ignored.
+    """
+
+    def __init__(self, stream_name: str = "test") -> None:
+        super().__init__()
+        self.stream_name = stream_name
+        self._targets: list[Tensor] = []
+        self._outputs: list[Tensor] = []
+        self._tasks: set[int] = set()
+        self._begins = True  # whether an evaluation has begun, but no experience of the stream
+
+    def reset(self) -> None:
+        """Forgets the latest evaluation."""
+        self._targets, self._outputs, self._tasks = [], [], set()
+
+    def result(self) -> NDArray[np.int64] | None:
+        """Returns the counts ``[class, class it was taken for]``, shape ``(K, K)`` for the labels below K.
+
+        None if there was no evaluation, or samples had several task labels.
+        """
+        if not self._targets or len(self._tasks) > 1:
+            return None
+        targets, outputs = torch.cat(self._targets), torch.cat(self._outputs)
+        n_classes = 1 + int(torch.maximum(targets, outputs).max())
+        counts = (targets * n_classes + outputs).bincount(minlength=n_classes**2).view(n_classes, n_classes)
+        matrix: NDArray[np.int64] = counts.cpu().numpy()
+        return matrix
+
+    def before_eval(self, strategy: Any) -> None:
+        self._begins = True
+
+    def before_eval_exp(self, strategy: Any) -> None:
+        if strategy.experience.origin_stream.name == self.stream_name:
+            if self._begins:
+                self.reset()
+                self._begins = False
+            self._tasks |= set(strategy.experience.task_labels)
+
+    def after_eval_iteration(self, strategy: Any) -> None:
+        if strategy.experience.origin_stream.name == self.stream_name:
+            self._targets.append(strategy.mb_y)
+            self._outputs.append(strategy.mb_output.argmax(dim=1))
+
+    def __str__(self) -> str:
+        return "Confusion_Matrix"
 
 
 def average_accuracy_metrics(*, stream_name: str = "test") -> list[PluginMetric[Any]]:

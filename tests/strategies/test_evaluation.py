@@ -13,7 +13,14 @@ from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin
 from avalanche.training.supervised import Naive
 
 from clpack import metrics
-from clpack.strategies import AccuracyMatrix, PhaseCosts, average_accuracy_metrics, phase_cost_metrics, with_head
+from clpack.strategies import (
+    AccuracyMatrix,
+    ConfusionMatrix,
+    PhaseCosts,
+    average_accuracy_metrics,
+    phase_cost_metrics,
+    with_head,
+)
 from clpack.strategies.evaluation import state_bytes
 
 
@@ -183,3 +190,28 @@ def test_state_bytes_count_nothing_twice(make_stream, make_model):
     strategy, _ = naive(model)
     strategy.plugins[0].kept = [model.linear.weight, {"again": model.linear.weight}]
     assert state_bytes(strategy)["plugins"] == 0
+
+
+def test_confusion_matrix_counts_the_latest_evaluation(make_stream, make_model):
+    stream = make_stream(5)
+    watch = ConfusionMatrix()
+    strategy, _ = naive(make_model(), watch)
+    assert watch.result() is None
+    strategy.train(stream.train_stream[0])
+    for part in (stream.test_stream, stream.test_stream[2:], stream.train_stream, stream.test_stream):
+        strategy.eval(part)
+    expected = np.zeros((10, 10), int)
+    with torch.no_grad():
+        for experience in stream.test_stream:
+            for image, target, *_ in experience.dataset:
+                expected[target, strategy.model.eval()(image[None]).argmax()] += 1
+    np.testing.assert_array_equal(watch.result(), expected)
+
+
+def test_confusion_matrix_is_for_one_task(make_stream, make_model):
+    stream = make_stream(5, task_labels=True)
+    watch = ConfusionMatrix()
+    strategy, _ = naive(with_head(make_model(), "multi"), watch)
+    strategy.train(stream.train_stream[0])
+    strategy.eval(stream.test_stream)
+    assert watch.result() is None
