@@ -447,7 +447,9 @@ def _number(metric: str, value: float) -> str:
 def _plus_minus(metric: str, mean: float | None, std: float | None) -> str:
     if mean is None:
         return "undefined"
-    return _number(metric, mean) if std is None else f"{_number(metric, mean)} ± {_number(metric, std)}"
+    if std is None or (std == 0 and METRICS[metric].higher_is_better is None):  # a fact, not a result
+        return _number(metric, mean)
+    return f"{_number(metric, mean)} ± {_number(metric, std)}"
 
 
 def _curve_files(table: Table) -> dict[str, str]:

@@ -1,0 +1,1 @@
+"""Tables of class impressions and CCSI."""
