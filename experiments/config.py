@@ -24,7 +24,9 @@ _COMPONENTS = ("stream", "model", "strategy")
 _LABELS = ("table", "row", "column")
 _SOURCES = ("Trace", "CondensedReplay")
 _SOURCE = "source."  # begins settings of sources in presets
-_COUNTS = ("train_epochs", "train_mb_size", "eval_mb_size", "num_threads")
+_OWN_OF_CONDENSATION = ("train_epochs", "stream.n_experiences", "stream.fixed_class_order", "stream.seed")
+_COUNTS = ("train_epochs", "train_mb_size", "eval_mb_size", "num_threads", "cycles")
+_UNLESS_DEFAULT = ("measure_train", "drop_last", "cycles", "val_fraction", "samples_per_class")
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,13 @@ class RunConfig:
             strategy the condensed images. Default: none.
         measure_train: whether the accuracy on the training samples of each experience is measured after each epoch, as
             the metrics that begin with ``train_`` need it. Default: False.
+        drop_last: whether an epoch leaves out the last minibatch if it is not full. Default: False.
+        cycles: how often the sequence of experiences is trained. The metrics of a cell with several cycles are the
+            average accuracy alone, since the others are defined for experiences that come once. Default: 1.
+        val_fraction: the part of the training samples of each class that takes the place of the test samples, in
+            [0, 1), to choose settings by. Default: 0, the test samples are used.
+        samples_per_class: so many samples of each class at most are used, the first ones, of all streams. Default:
+            None, all.
 
     Raises:
         TypeError, ValueError: if a number is not what it has to be.
@@ -99,14 +108,26 @@ class RunConfig:
     column: str = ""
     sources: tuple[RunConfig, ...] = ()
     measure_train: bool = False
+    drop_last: bool = False
+    cycles: int = 1
+    val_fraction: float = 0.0
+    samples_per_class: int | None = None
 
     def __post_init__(self) -> None:
-        for name in (*_COUNTS, "seed"):
+        for name in (*_COUNTS, "seed", "samples_per_class"):
             value = getattr(self, name)
+            if name == "samples_per_class" and value is None:
+                continue
             if isinstance(value, bool) or not isinstance(value, int):
                 raise TypeError(f"{name} must be an integer, got {value!r}")
-            if name in _COUNTS and value < 1:
+            if name != "seed" and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        if not isinstance(self.drop_last, bool):
+            raise TypeError(f"drop_last must be true or false, got {self.drop_last!r}")
+        if isinstance(self.val_fraction, bool) or not isinstance(self.val_fraction, int | float):
+            raise TypeError(f"val_fraction must be a number, got {self.val_fraction!r}")
+        if not 0 <= self.val_fraction < 1:
+            raise ValueError(f"val_fraction must be at least 0 and less than 1, got {self.val_fraction}")
         for source in self.sources:
             if source.sources or source_kind(source.strategy) is None:
                 raise ValueError(
@@ -117,8 +138,8 @@ class RunConfig:
     def settings(self) -> dict[str, Any]:
         """Returns all that influences the result, flat: ``"strategy"`` is its name, ``"strategy.lr"`` an option.
 
-        The labels (table, row, column) are not in it. ``"sources"``, where there are any, are their keys;
-        ``"measure_train"`` is there where it is true.
+        The labels (table, row, column) are not in it. ``"sources"``, where there are any, are their keys.
+        ``measure_train`` and the fields after it are in it where they are not at their defaults.
         """
         settings: dict[str, Any] = {}
         for item in fields(self):
@@ -128,7 +149,7 @@ class RunConfig:
                 settings.update({f"{item.name}.{option}": value.options[option] for option in value.options})
             elif item.name == "sources":
                 settings.update({"sources": [source.key() for source in value]} if value else {})
-            elif item.name not in _LABELS and not (item.name == "measure_train" and not value):
+            elif item.name not in _LABELS and not (item.name in _UNLESS_DEFAULT and value == item.default):
                 settings[item.name] = value
         return settings
 
@@ -159,7 +180,7 @@ class RunConfig:
                 else:
                     component = replace(component, name=value)
                 config = replace(config, **{head: component})
-            elif key in self.settings() and key != "sources":
+            elif key in (*self.settings(), *_UNLESS_DEFAULT) and key != "sources":
                 config = replace(config, **{key: value})
             else:
                 raise ValueError(unknown_name("setting", key, self.settings()))
@@ -421,9 +442,13 @@ def _override(cells: list[RunConfig], overrides: Mapping[str, Any]) -> list[RunC
         if _kind(value) != _kind(known[key]) and None not in (value, known[key]):
             raise TypeError(f"{key} must be {_kind(known[key])} such as {known[key]!r}, got {value!r}")
 
-    def change(cell: RunConfig) -> RunConfig:
-        changed = cell.with_settings({key: value for key, value in overrides.items() if key in cell.settings()})
-        return replace(changed, sources=tuple(_on_all_samples(change(source)) for source in cell.sources))
+    def change(cell: RunConfig, keys: Iterable[str] = overrides) -> RunConfig:
+        changed = cell.with_settings({key: overrides[key] for key in keys if key in cell.settings()})
+        return replace(changed, sources=tuple(_on_all_samples(change(each, _fit_for(each))) for each in cell.sources))
+
+    def _fit_for(source: RunConfig) -> list[str]:
+        own = _OWN_OF_CONDENSATION if source_kind(source.strategy) == "CondensedReplay" else ()
+        return [key for key in overrides if key not in own]
 
     return [change(cell) for cell in cells]
 

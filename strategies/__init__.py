@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .epochloss import EpochLoss
     from .evaluation import AccuracyMatrix, ConfusionMatrix, PhaseCosts, average_accuracy_metrics, phase_cost_metrics
     from .heads import IncrementalCosineClassifier, MultiHeadModel, TaskMaskedModel, with_head
+    from .icarl import ICaRL
     from .impressions import ClassImpressionPlugin
     from .infobatch import InfoBatchPlugin
     from .loader import ExperienceLoader, InMemoryLoaderPlugin, RandomStreamsPlugin
@@ -59,6 +60,7 @@ _MODULES = {
     "ConfusionMatrix": "evaluation",
     "EpochLoss": "epochloss",
     "ExperienceLoader": "loader",
+    "ICaRL": "icarl",
     "InMemoryLoaderPlugin": "loader",
     "IncrementalCosineClassifier": "heads",
     "InfoBatchPlugin": "infobatch",
@@ -116,6 +118,7 @@ __all__ = [
     "ConfusionMatrix",
     "EpochLoss",
     "ExperienceLoader",
+    "ICaRL",
     "InMemoryLoaderPlugin",
     "IncrementalCosineClassifier",
     "InfoBatchPlugin",

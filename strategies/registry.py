@@ -110,7 +110,7 @@ class StrategyInfo:
         reference: where it was introduced.
         options: its options, besides ``lr``, ``lr_milestones``, ``lr_gamma``, ``optimizer`` and the options of the
             optimizer.
-        template: the Avalanche strategy, ``"module:attribute"``.
+        template: the Avalanche strategy, ``"module:attribute"``; it takes the options if there is no plugin.
         plugin: the plugin that makes the method, if it is one; it takes the options, but for those that are None, which
             it has defaults for.
         prefix: what the names of options have before those of the plugin's arguments, so that they differ from those of
@@ -186,6 +186,13 @@ _STRATEGIES = {
             "A. Chaudhry et al., Efficient Lifelong Learning with A-GEM, ICLR 2019, arXiv:1812.00420",
             {"patterns_per_experience": Option(20, minimum=1), "sample_size": Option(64, minimum=1)},
             plugin="clpack.strategies.baselines:AGEMPlugin",
+        ),
+        StrategyInfo(
+            "iCaRL",
+            "stores exemplars of each class, classifies by their nearest mean, and distills the previous model",
+            "S. Rebuffi et al., iCaRL: Incremental Classifier and Representation Learning, CVPR 2017, arXiv:1611.07725",
+            {"mem_size": Option(200, minimum=1), "flip": Option(True)},
+            template="clpack.strategies.icarl:ICaRL",
         ),
         StrategyInfo(
             "LwF",
@@ -573,13 +580,16 @@ def _methods(info: StrategyInfo, options: Mapping[str, Any]) -> tuple[list[Any],
     plugins, arguments = [], {}
     for part in info.parts or (info,):
         given = {key.removeprefix(part.prefix): options[key] for key in part.options if options[key] is not None}
+        if part.plugin is None:
+            arguments |= given
+            continue
         if part.mapping:
             named = inspect.signature(_load(part.template)).parameters
-            arguments = {key: value for key, value in given.items() if key in named}
+            arguments |= {key: value for key, value in given.items() if key in named}
             given = {key: value for key, value in given.items() if key not in named}
             arguments[part.mapping] = given
-        plugin = _load(part.plugin)(**given) if part.plugin else None  # complains at once
-        if plugin is not None and not part.mapping:
+        plugin = _load(part.plugin)(**given)  # complains at once
+        if not part.mapping:
             plugins.append(plugin)
     return plugins, arguments
 

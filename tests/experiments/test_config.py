@@ -48,6 +48,15 @@ def table(**changes):
     )
 
 
+LEFT_OUT_BY_DEFAULT = {
+    "measure_train": True,
+    "drop_last": True,
+    "cycles": 2,
+    "val_fraction": 0.1,
+    "samples_per_class": 9,
+}
+
+
 class TestKey:
     def test_is_stable(self):
         assert config().settings() == {
@@ -93,9 +102,16 @@ class TestKey:
 
     def test_every_field_but_the_labels_is_a_setting(self):
         names = {field.name for field in dataclasses.fields(RunConfig)}
-        settings = config(sources=(source(),), measure_train=True).settings()
+        settings = config(sources=(source(),), **LEFT_OUT_BY_DEFAULT).settings()
         assert names - settings.keys() == {"table", "row", "column"}
         assert settings["sources"] == [source().key()]
+
+    @pytest.mark.parametrize("name", LEFT_OUT_BY_DEFAULT)
+    def test_what_is_left_out_by_default(self, name):
+        assert name not in config().settings()
+        changed = config().with_settings({name: LEFT_OUT_BY_DEFAULT[name]})
+        assert changed == config(**{name: LEFT_OUT_BY_DEFAULT[name]})
+        assert changed.key() != config().key()
 
     def test_measuring_on_training_samples_counts_only_where_it_is_done(self):
         assert "measure_train" not in config().settings()
@@ -117,6 +133,14 @@ class TestBadInput:
             config(train_mb_size=1.5)
         with pytest.raises(TypeError, match="seed must be an integer, got True"):
             config(seed=True)
+        with pytest.raises(ValueError, match="cycles must be at least 1, got 0"):
+            config(cycles=0)
+        with pytest.raises(ValueError, match="samples_per_class must be at least 1, got 0"):
+            config(samples_per_class=0)
+        with pytest.raises(TypeError, match="drop_last must be true or false, got 1"):
+            config(drop_last=1)
+        with pytest.raises(ValueError, match="val_fraction must be at least 0 and less than 1, got 1"):
+            config(val_fraction=1)
 
     def test_sources(self):
         with pytest.raises(

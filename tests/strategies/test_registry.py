@@ -35,7 +35,7 @@ def test_every_strategy_trains(make_tasks, make_model):
     brief |= {key: {"iterations": 1, "statistics": 0} for key in ("ClassImpressions", "CCSI")}
     for name in strategies.names():
         network = make_model()
-        model = network if name == "CCSI" else strategies.with_head(network, "multi")
+        model = network if name in ("CCSI", "iCaRL") else strategies.with_head(network, "multi")
         options = {"train_mb_size": 32, "train_epochs": 2, **brief.get(name, {})}
         strategy = strategies.get(name, model=model, lr=0.01, **options)
         for experience in stream.train_stream[:2]:
@@ -90,6 +90,12 @@ def test_options_of_ccsi_reach_the_strategy_and_its_impressions(make_model):
     (plugin,) = [plugin for plugin in strategy.plugins if isinstance(plugin, strategies.ClassImpressionPlugin)]
     assert (plugin.options.iterations, plugin.options.tv_l2, plugin.options.from_mean) == (7, 0.5, False)
     assert (plugin.seed, plugin.synthetic_fraction) == (3, 0.66)
+
+
+def test_options_of_a_template_reach_it(make_model):
+    strategy = strategies.get("iCaRL", model=make_model(), lr=0.1, mem_size=7, flip=False)
+    assert type(strategy) is strategies.ICaRL
+    assert (strategy.mem_size, strategy.flip) == (7, False)
 
 
 def test_epochloss_is_four_strategies_in_one(make_tasks, make_model):
@@ -223,8 +229,8 @@ def test_bad_input(make_model, name, options, error, message):
         strategies.get(name, model=make_model(), **{"lr": 0.1, **options})
 
 
-# Subnetworks misses a task label first; CCSI and its impressions want another model.
-@pytest.mark.parametrize("name", sorted({*strategies.names()} - {"Subnetworks", "ClassImpressions", "CCSI"}))
+# Subnetworks misses a task label first; iCaRL, CCSI and its impressions want another model.
+@pytest.mark.parametrize("name", sorted({*strategies.names()} - {"Subnetworks", "iCaRL", "ClassImpressions", "CCSI"}))
 def test_empty_experience_is_refused_before_training(digits, make_model, name):
     empty, rest = as_classification_dataset(digits[0]).subset([]), as_classification_dataset(digits[1])
     stream = dataset_benchmark([empty], [rest], other_streams_datasets={"valid": [rest]})
