@@ -101,25 +101,31 @@ def published_settings(dataset: str, method: Method, images_per_class: int, *, l
     return arguments
 
 
-def published_evaluation(dataset: str, method: Method, *, network: str = "ConvNet") -> dict[str, Any]:
+def published_evaluation(
+    dataset: str, method: Method, *, augmentation: str | None = None, network: str = "ConvNet"
+) -> dict[str, Any]:
     """Returns the arguments of :func:`evaluate` of the authors' protocol [2]: epochs and augmentation.
 
     Args:
         dataset: one of :data:`NORMALIZATION`.
         method: that made the set.
+        augmentation: with which it was made, and with which networks are trained then; with ``"none"`` that is chosen
+            as for DC. Default: as in [2], with all operations, but for DC.
         network: the name of the network to be trained.
 
     Raises:
         ValueError: if there is no such data set.
     """
     _normalization(dataset)
-    if method != "dc":
-        return {"epochs": 1000, "augmentation": DSA_DIGITS if dataset in _DIGITS else DSA_NATURAL, "family": "dsa"}
+    if augmentation is None:
+        augmentation = "none" if method == "dc" else DSA_DIGITS if dataset in _DIGITS else DSA_NATURAL
+    if augmentation != "none":
+        return {"epochs": 1000, "augmentation": augmentation, "family": "dsa"}
     if network == "ConvNetBN":
         return {"epochs": 1000, "augmentation": "crop_noise", "family": "dc"}
     if dataset == "mnist":
         return {"epochs": 1000, "augmentation": "crop_scale_rotate", "family": "dc"}
-    return {"epochs": 300, "augmentation": "none", "family": "dc"}
+    return {"epochs": 1000 if method == "dm" else 300, "augmentation": "none", "family": "dc"}
 
 
 def _normalization(dataset: str) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -34,8 +34,8 @@ class Metric:
 #: training samples of each experience without augmentation; after ``attacked_``, on test images attacked as the
 #: training images are; after ``synthetic_``, on synthetic test images. Of single samples: ``noise_found`` is the share
 #: of the changed samples of a noisy stream that were removed, ``unforgettable`` that of the samples never forgotten in
-#: training, and ``forgetting_events`` the mean number of times that a sample was. Of condensed replay: what the memory
-#: holds at the end, in images, stored numbers, and bytes with the labels.
+#: training, and ``forgetting_events`` the mean number of times that a sample was. Of replay: what the memory holds
+#: at the end, in images, stored numbers, and bytes with the labels; a number of a sample is one byte.
 METRICS: Mapping[str, Metric] = {
     "average_accuracy": Metric("Average accuracy", "%", 100, 2, True),
     "forgetting": Metric("Forgetting", "fraction", 1, 3, False),

@@ -33,6 +33,7 @@ __all__ = [
     "write_into",
 ]
 
+_GALLERIES = ("pruning", "condensed", "impressions")  # folders of a cell with pictures of its images
 _PLACE = re.compile(r"(?P<begin><!-- table: (?P<name>\S+) -->)\n.*?(?P<end><!-- end of table -->)", re.DOTALL)
 
 
@@ -333,7 +334,7 @@ def load_tables(directory: str | os.PathLike[str]) -> list[Table]:
     def load(cell: dict[str, Any]) -> Cell:
         key, sources = cell["key"], [seconds(source) for source in cell["settings"].get("sources", ())]
         known = [each for each in sources if each is not None]
-        galleries = sorted((store.folder(key) / "pruning").glob("*.png"))
+        galleries = sorted(path for name in _GALLERIES for path in (store.folder(key) / name).glob("*.png"))
         return Cell(
             **cell,
             content=store.result(key),

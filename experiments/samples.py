@@ -6,11 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from avalanche.training.storage_policy import ExemplarsBuffer
 from numpy.typing import NDArray
 
 from clpack.condensation import CondensedSet
 from clpack.pruning import Trace, aggregate_runs, get_score
-from clpack.strategies import CondensedReplayPlugin, PruningPlugin, TracePlugin, dataset_field
+from clpack.strategies import (
+    ClassImpressionPlugin,
+    CondensedBuffer,
+    CondensedReplayPlugin,
+    PruningPlugin,
+    TracePlugin,
+    dataset_field,
+)
 
 from .build import condenses, feeds_stream, score_name
 from .config import RunConfig
@@ -27,7 +36,12 @@ __all__ = [
 ]
 
 _GALLERY_CLASSES = 20  # at most: each is a row of the picture
-_FOLDERS: dict[Any, str] = {TracePlugin: "traces", PruningPlugin: "pruning", CondensedReplayPlugin: "condensed"}
+_FOLDERS: dict[Any, str] = {
+    TracePlugin: "traces",
+    PruningPlugin: "pruning",
+    CondensedReplayPlugin: "condensed",
+    ClassImpressionPlugin: "impressions",
+}
 
 
 def strategy_options_of_sources(config: RunConfig, store: ResultStore, data: dict[str, Any]) -> dict[str, Any]:
@@ -50,9 +64,14 @@ def strategy_options_of_sources(config: RunConfig, store: ResultStore, data: dic
         return {"scores": source_scores(config, store, data)}
     (source,) = config.sources
     who, result = _finished(source, store)
-    counts = [sum(described["n_train"]) for described in (result["data"], data)]
-    if counts[0] != counts[1]:
-        raise ValueError(f"{who} condensed {counts[0]} samples, but the stream of this cell has {counts[1]}")
+    condensed, own = (
+        (stream, sum(found["n_train"]), found.get("description"))
+        for stream, found in ((source.stream.name, result["data"]), (config.stream.name, data))
+    )
+    if condensed != own:
+        raise ValueError(
+            f"{who} condensed other data (stream, samples, description) than this cell has: {condensed}, not {own}"
+        )
     folder = store.folder(source.key()) / _FOLDERS[CondensedReplayPlugin]
     return {"condensed": CondensedSet.load(_there(folder / "experience_000.safetensors"))}
 
@@ -159,15 +178,20 @@ def sample_metrics(records: dict[str, list[dict[str, Any]]]) -> dict[str, float]
 
 
 def memory_metrics(strategy: Any) -> dict[str, float]:
-    """Returns what the memories of condensed replay hold, if the strategy has any."""
-    memories = [plugin.storage_policy for plugin in strategy.plugins if isinstance(plugin, CondensedReplayPlugin)]
-    if not memories:
-        return {}
-    return {
-        "memory_images": sum(map(len, memories)),
-        "memory_numbers": sum(memory.numel for memory in memories),
-        "memory_bytes": sum(memory.nbytes for memory in memories),
-    }
+    """Returns what a replay memory holds, if the strategy has one: samples count as 8-bit images with a label."""
+    for plugin in strategy.plugins:
+        memory = getattr(plugin, "storage_policy", None)
+        if isinstance(memory, CondensedBuffer):
+            return {"memory_images": len(memory), "memory_numbers": memory.numel, "memory_bytes": memory.nbytes}
+        if isinstance(memory, ExemplarsBuffer):
+            count = len(memory.buffer)
+            numbers = count * memory.buffer.eval()[0][0].numel() if count else 0
+            return {
+                "memory_images": count,
+                "memory_numbers": numbers,
+                "memory_bytes": numbers + count * torch.int64.itemsize,
+            }
+    return {}
 
 
 def _finished(source: RunConfig, store: ResultStore) -> tuple[str, dict[str, Any]]:

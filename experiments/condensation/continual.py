@@ -49,15 +49,16 @@ def continual_table(dataset: str, title: str, *, images_per_class: int, rank: in
     budgets = {column.label: images_per_class for column in columns}
     in_bytes = {"strategy.images_per_class": _BYTES * images_per_class}
     raw = [(f"{name}, as many numbers", name, {}) for name in ("Random", "Herding")]
-    raw += [(f"{name}, as many bytes", name, in_bytes) for name in ("Random", "Herding")]
+    raw += [(f"{name}, about as many bytes", name, in_bytes) for name in ("Random", "Herding")]
     rows = [
         Row(name, raw_row(name, "random" if method == "Random" else "herding", augmentation).strategy, settings)
         for name, method, settings in raw
     ]
     rows.append(_dsa_row(dataset, images_per_class))
+    training = {"augmentation": augmentation, "augmentation_family": "dsa"}  # the same for all
     rows += [
-        condensed_row(dataset, "dm", budgets, low_rank=False),
-        condensed_row(dataset, "dm", budgets, low_rank=True, options={"rank": rank}),
+        condensed_row(dataset, "dm", budgets, low_rank=False, training=training),
+        condensed_row(dataset, "dm", budgets, low_rank=True, options={"rank": rank}, training=training),
     ]
     return Experiment(
         name=f"condensation/continual_{dataset}",
@@ -76,8 +77,10 @@ def continual_table(dataset: str, title: str, *, images_per_class: int, rank: in
             "smoke": {
                 **SMOKE,
                 "columns": ("10 steps",),
-                "rows": ("Herding, as many bytes", "DSA", "LoDM"),
+                "rows": ("Herding, about as many bytes", "DSA", "LoDM"),
+                "strategy.images_per_class": 1,
                 "strategy.iterations": 1,
+                "strategy.batch_real": 4,
             },
         },
         metrics=METRICS,

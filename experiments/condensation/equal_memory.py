@@ -21,6 +21,7 @@ from clpack.presets import published_evaluation
 
 __all__ = ["equal_memory_table"]
 
+_SOURCE = "the authors of DC, DSA and DM, and two later comparisons; the values of the low-rank forms could not be read"
 _METHODS: tuple[Method, ...] = ("dc", "dsa", "dm")
 _BUDGETS = {"1 per class": 1, "10 per class": 10, "50 per class": 50}
 _ROWS = ["Random", "Herding", *(label(method, low_rank=low_rank) for method in _METHODS for low_rank in (False, True))]
@@ -80,6 +81,3 @@ def equal_memory_table(
         metrics=METRICS,
         x_label="memory of a class (plain images)",
     )
-
-
-_SOURCE = "the authors of DC, DSA and DM, and two later comparisons; the values of the low-rank forms could not be read"

@@ -30,7 +30,7 @@ Method = Literal["dc", "dsa", "dm"]
 PAPER = (
     "E. Yang et al., An Efficient Dataset Condensation Plugin and Its Application to Continual Learning, NeurIPS 2023"
 )
-METRICS = ("average_accuracy", "memory_images", "memory_bytes")
+METRICS = ("average_accuracy", "memory_images", "memory_numbers", "memory_bytes")
 
 #: Stream and network side by the name of the data set in :mod:`clpack.presets`.
 DATA: Mapping[str, str] = {
@@ -117,19 +117,25 @@ def condensed_row(
         name: label of the row. Default: that of the method.
         seeds: of the condensed sets.
     """
-    condensation = {}
+    condensation, evaluation = {}, {}
     for column, images_per_class in budgets.items():
         settings = published_settings(dataset, method, images_per_class, low_rank=low_rank)
         del settings["images_per_class"]  # the column has the budget
-        augmentation = {"matching_augmentation": settings.pop("augmentation")} if "augmentation" in settings else {}
-        settings = {"rank": 0, **settings, **augmentation, **(options or {})}
+        augmentation = settings.pop("augmentation", None)
+        matching = {} if augmentation is None else {"matching_augmentation": augmentation}
+        settings = {"rank": 0, **settings, **matching, **(options or {})}
         condensation[column] = {f"strategy.{key}": value for key, value in settings.items()}
-    evaluation = published_evaluation(dataset, method)
-    published = {"augmentation": evaluation["augmentation"], "augmentation_family": evaluation["family"]}
+        if training is None:
+            published = published_evaluation(dataset, method, augmentation=augmentation)
+            evaluation[column] = {
+                "strategy.augmentation": published["augmentation"],
+                "strategy.augmentation_family": published["family"],
+                "train_epochs": published["epochs"] + 1,
+            }
     return Row(
         name or label(method, low_rank=low_rank),
-        Component("CondensedReplay", dict(published if training is None else training)),
-        settings={"train_epochs": evaluation["epochs"] + 1} if training is None else {},
+        Component("CondensedReplay", dict(training or {})),
+        settings_by_column=evaluation,
         sources=Sources(
             Component("CondensedReplay"),
             tuple(seeds),

@@ -9,6 +9,7 @@ import math
 
 from clpack.experiments.condensation.protocol import DATA, METRICS, PAPER, SHORT, SMOKE, condensed_row
 from clpack.experiments.config import Column, Component, Experiment, Row
+from clpack.presets import published_evaluation
 
 __all__ = ["replay_table"]
 
@@ -43,13 +44,18 @@ def replay_table(dataset: str, title: str, *, image_shape: tuple[int, int, int])
         )
         for label, (memory_bytes, _) in _SIZES.items()
     )
+    low_rank_options = {  # the same for all sizes
+        "rank": 2,
+        "lr_img": 1.0,
+        "matching_augmentation": published_evaluation(dataset, "dm")["augmentation"],
+    }
     condensed = [
         condensed_row(
             dataset,
             "dm",
             budgets,
             low_rank=low_rank,
-            options={"precision": precision, **({"rank": 2, "lr_img": 1.0} if low_rank else {})},
+            options={"precision": precision, **(low_rank_options if low_rank else {})},
             training={"memory_only": False},
             name=name,
         )
