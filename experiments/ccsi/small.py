@@ -30,7 +30,7 @@ EXPERIMENT = Experiment(
         ),
     ),
     presets={
-        "short": {"seeds": (1, 2), "columns": ("Split digits",)},
+        "short": {"seeds": (1, 2), "columns": ("Split digits",), "train_epochs": 6},
         "short_cells": {"seeds": (1, 2), "columns": ("White blood cells",)},
         "short_fashion": {
             "seeds": (1, 2),
