@@ -17,6 +17,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -53,8 +54,8 @@ def speed(*, batch_real: int = 256, width: int = 128, rounds: int = 3) -> dict[s
     for number in range(rounds + 1):
         plain.load_state_dict(images.state_dict())
         seconds = [
-            _seconds(lambda number=number: update.update(number)),
-            _seconds(lambda number=number: _plain(real, plain, settings, draws, number)),
+            _seconds(partial(update.update, number)),
+            _seconds(partial(_plain, real, plain, settings, draws, number)),
         ]
         difference = max(difference, _difference(_gradients(images), _gradients(plain)))
         times.append(seconds)

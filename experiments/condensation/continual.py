@@ -7,6 +7,8 @@ together. Where the authors train three networks for each order, a cell trains o
 
 from __future__ import annotations
 
+from typing import Literal
+
 from clpack.experiments.condensation.protocol import (
     DATA,
     METRICS,
@@ -24,6 +26,7 @@ from clpack.presets import published_evaluation, published_settings
 __all__ = ["continual_table"]
 
 _STEPS = (5, 10)
+_RAW: tuple[tuple[str, Literal["random", "herding"]], ...] = (("Random", "random"), ("Herding", "herding"))
 _BYTES = 4  # of a stored number, where that of an image of the data set has one
 
 
@@ -48,11 +51,10 @@ def continual_table(dataset: str, title: str, *, images_per_class: int, rank: in
     )
     budgets = {column.label: images_per_class for column in columns}
     in_bytes = {"strategy.images_per_class": _BYTES * images_per_class}
-    raw = [(f"{name}, as many numbers", name, {}) for name in ("Random", "Herding")]
-    raw += [(f"{name}, about as many bytes", name, in_bytes) for name in ("Random", "Herding")]
     rows = [
-        Row(name, raw_row(name, "random" if method == "Random" else "herding", augmentation).strategy, settings)
-        for name, method, settings in raw
+        Row(f"{name}, {amount}", raw_row(name, method, augmentation).strategy, settings)
+        for amount, settings in (("as many numbers", {}), ("about as many bytes", in_bytes))
+        for name, method in _RAW
     ]
     rows.append(_dsa_row(dataset, images_per_class))
     training = {"augmentation": augmentation, "augmentation_family": "dsa"}  # the same for all

@@ -56,10 +56,11 @@ def equal_memory_table(
         for column, images_per_class in _BUDGETS.items()
     )
     references = [
-        Reference(row, column, "average_accuracy", *(value if isinstance(value, tuple) else (value,)), source=_SOURCE)
+        Reference(row, column, "average_accuracy", mean, std, _SOURCE)
         for row, values in published.items()
         for column, value in zip(_BUDGETS, values, strict=True)
         if value is not None
+        for mean, std in [value if isinstance(value, tuple) else (value, None)]
     ]
     return Experiment(
         name=f"condensation/{dataset}",
