@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from clpack.models import ContinualNorm2d
 from clpack.modes import evaluation_mode
+from clpack.synthesis import SynthesisOptions
 
 from ._images import task_labels
 from .data import dataset_field
@@ -77,13 +78,26 @@ def _first_image(data: Any) -> Any:
         return data.eval()[0][0]
 
 
-def check_data(experience: Any) -> None:
+def check_data(experience: Any, options: SynthesisOptions) -> None:
+    """Complains about samples that are no images, that impressions cannot be like, or that are alone in their class."""
     check_not_empty(experience)
     image = _first_image(experience.dataset)
     if not isinstance(image, Tensor) or image.dim() != 3 or not image.is_floating_point():
         found = f"{image.dtype} of shape {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
         raise ValueError(
             f"samples must be floating-point images of shape (C, H, W), got {found}; add transforms such as ToTensor"
+        )
+    low, high = (torch.as_tensor(bound, dtype=image.dtype).view(-1, 1, 1) for bound in options.pixel_range)
+    if not {len(low), len(high)} <= {1, len(image)}:
+        raise ValueError(
+            f"pixel_range must hold one number or one for each of {len(image)} channels, got {options.pixel_range}"
+        )
+    clipped, slack = image[: options.clip_channels], 0.01 * (high - low)  # interpolation may overshoot a little
+    if ((clipped < low - slack) | (clipped > high + slack)).any():
+        raise ValueError(
+            f"impressions are clipped to pixel_range={options.pixel_range}, but the first sample of experience "
+            f"{experience.current_experience} has values from {image.min():.3g} to {image.max():.3g}: give the range "
+            "of the transformed images"
         )
     keys, rows = class_keys(experience.dataset)
     for (_, label), count in zip(keys, rows.bincount().tolist(), strict=True):

@@ -74,7 +74,7 @@ class CCSI(Template):
         model: a network with ``features``, ``num_features`` and ``linear``, such as :class:`clpack.models.CCSIResNet`.
             Its head is replaced by an :class:`~clpack.strategies.IncrementalCosineClassifier`, unless it has one.
         lr: learning rate of SGD. Default: 0.1, unless ``optimizer`` is given.
-        optimizer: an optimizer of your own, without weight decay for ``linear``.
+        optimizer: an optimizer of your own.
         margin: of the margin loss, m.
         num_negatives: of the margin loss, K; at most all new classes count.
         margin_weight: :math:`\alpha`; 0 leaves the term out.
@@ -190,6 +190,7 @@ class CCSI(Template):
                 )
         if not isinstance(getattr(model, "linear", None), IncrementalCosineClassifier):
             model = with_head(model, "cosine")
+            model.linear.to(next(model.parameters()))  # with_head makes it in float32, on the CPU
         model.linear.freeze_old = less_forget > 0
         if chosen["cn_momentum"] is not None:
             for layer in model.modules():

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import torch
 from avalanche.core import SupervisedPlugin
 from avalanche.models.utils import is_multi_task_module
+from avalanche.training.plugins import ReplayPlugin
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -38,7 +39,7 @@ from clpack.synthesis import (
     synthesize_impressions,
 )
 
-from ._images import has_task_labels
+from ._images import has_task_labels, stream_groups
 from ._inversion import (
     Outputs,
     check_data,
@@ -106,7 +107,8 @@ class ClassImpressionPlugin(SupervisedPlugin):
 
     Raises:
         ValueError: if an argument is out of range; in training, if the model has no normalization to take statistics
-            from or too few outputs, the data are not images, or a class has fewer than two samples.
+            from or too few outputs, the data are not images or not in ``pixel_range``, a class has fewer than two
+            samples or would have no impression, or there is a memory besides ``synthetic_fraction``.
         TypeError: if there is no such option.
     """
 
@@ -159,6 +161,11 @@ class ClassImpressionPlugin(SupervisedPlugin):
         """Checks the model."""
         if sum(isinstance(plugin, ClassImpressionPlugin) for plugin in strategy.plugins) > 1:
             raise ValueError("the strategy has more than one ClassImpressionPlugin; drop yours, CCSI brings one")
+        if self.synthetic_fraction is not None and any(isinstance(each, ReplayPlugin) for each in strategy.plugins):
+            raise ValueError(
+                "synthetic_fraction, which CCSI sets, draws from new samples and impressions alone, but ReplayPlugin "
+                "mixes a memory in; leave one of them out"
+            )
         if self.options.statistics > 0 and not has_statistics(strategy.model):
             raise ValueError(
                 f"{type(strategy.model).__name__} has no normalization layer with running statistics: take CCSIResNet, "
@@ -172,7 +179,8 @@ class ClassImpressionPlugin(SupervisedPlugin):
 
     def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
         """Checks the data, and synthesizes impressions of the classes seen before."""
-        check_data(strategy.experience)
+        check_data(strategy.experience, self.options)
+        self._check_number(strategy.experience)
         if self.synthetic_fraction is not None:
             attach_sample_ids(strategy)
         self.impressions = None
@@ -292,6 +300,17 @@ class ClassImpressionPlugin(SupervisedPlugin):
                     generator=generator,
                 ).to(images)
         self.impressions, self.impression_classes = images, chosen
+
+    def _check_number(self, experience: Any) -> None:
+        """Complains if there would be fewer impressions than classes."""
+        if self.num_batches is None:
+            return
+        num_classes = len(stream_groups(experience))
+        if self.num_batches * self.options.batch_size < num_classes:
+            raise ValueError(
+                f"num_batches={self.num_batches} batches of {self.options.batch_size} impressions are too few for the "
+                f"{num_classes} classes of the stream; take more, or give images_per_class"
+            )
 
     def _num_images(self, num_experiences: int) -> int:
         if self.images_per_class is not None:

@@ -21,7 +21,7 @@ from avalanche.benchmarks.utils.data_loader import MultiDatasetDataLoader, Multi
 from avalanche.core import SupervisedPlugin
 from avalanche.training.determinism.rng_manager import RNGManager
 from torch import Tensor
-from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, default_collate
+from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, WeightedRandomSampler, default_collate
 
 from clpack.randomness import derive_seed, generator_for
 
@@ -130,7 +130,7 @@ class ExperienceLoader:
             batch_sampler = loader.batch_sampler
             samplers = [batch_sampler]
         for sampler, generator in zip(samplers, self.generators, strict=False):
-            if isinstance(getattr(sampler, "sampler", None), RandomSampler):
+            if isinstance(getattr(sampler, "sampler", None), RandomSampler | WeightedRandomSampler):
                 sampler.sampler.generator = generator
         if gathered:
             # Through torch's loader, so that what it draws from the global generator is drawn here too.

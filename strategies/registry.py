@@ -95,6 +95,7 @@ _IMPRESSION_OPTIONS = {
     "l2": Option(None, minimum=0),
     "statistics": Option(None, minimum=0),
     "first_layer_weight": Option(None, minimum=0),
+    "pixel_range": Option(None, kind=Sequence),
     "patience": Option(None, minimum=1, kind=int),
     "seed": Option(0),
 }
@@ -577,7 +578,8 @@ def _join(name: str, parts: tuple[StrategyInfo, ...]) -> StrategyInfo:
 
 def _methods(info: StrategyInfo, options: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
     """Builds the plugins of a strategy from the values of all its options, and what its template takes of them."""
-    plugins, arguments = [], {}
+    plugins: list[Any] = []
+    arguments: dict[str, Any] = {}
     for part in info.parts or (info,):
         given = {key.removeprefix(part.prefix): options[key] for key in part.options if options[key] is not None}
         if part.plugin is None:

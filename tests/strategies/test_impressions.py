@@ -13,6 +13,7 @@ from avalanche.training.supervised import Naive
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
+from torchvision.transforms import Normalize
 
 from clpack.data import TensorImages
 from clpack.models import ContinualNorm2d
@@ -252,6 +253,19 @@ def test_bad_options(options, message):
         ClassImpressionPlugin(**options)
 
 
+def test_impressions_are_in_the_range_of_normalized_images(digits):
+    normalize = Normalize([0.5], [0.25])
+    stream = nc_benchmark(*digits, 5, False, train_transform=normalize, eval_transform=normalize)
+    plugin = ClassImpressionPlugin(pixel_range=[-2, 2], **QUICK)
+    strategy = naive(with_head(Net(), "incremental"), [plugin])
+    for experience in stream.train_stream[:2]:
+        strategy.train(experience)
+    assert -2 <= plugin.impressions.min() < -1.5
+    assert 1.5 < plugin.impressions.max() <= 2
+    with pytest.raises(ValueError, match=r"one number or one for each of 1 channels, got \(\(0, 0\), 1\)"):
+        naive(Net(), [ClassImpressionPlugin(pixel_range=((0, 0), 1))]).train(stream.train_stream[0])
+
+
 def test_an_option_that_does_not_exist():
     with pytest.raises(TypeError, match="iteration"):
         ClassImpressionPlugin(iteration=3)
@@ -270,6 +284,12 @@ def test_errors_come_before_training(digits, shuffled, make_model):
     empty = dataset_benchmark([first.dataset.subset([])], [first.dataset])
     with pytest.raises(ValueError, match="experience 0 is empty, expected at least one sample"):
         naive(Net(), [plugin]).train(empty.train_stream[0])
+    with pytest.raises(ValueError, match="1 batches of 5 impressions are too few for the 6 classes of the stream"):
+        naive(Net(), [ClassImpressionPlugin(num_batches=1, batch_size=5)]).train(first)
+    for order in ([0, 1], [1, 0]):
+        plugins = [ClassImpressionPlugin(synthetic_fraction=0.5), ReplayPlugin(20)]
+        with pytest.raises(ValueError, match="ReplayPlugin mixes a memory in; leave one of them out"):
+            naive(Net(), [plugins[place] for place in order]).train(first)
     images, targets = torch.rand(5, 1, 8, 8), [0, 0, 1, 1, 2]
     for data, message in (
         (TensorImages(images, targets), "class 2 has a single sample in experience 0"),
@@ -278,6 +298,10 @@ def test_errors_come_before_training(digits, shuffled, make_model):
             r"images of shape \(C, H, W\), got torch.float32 of shape \(64",
         ),
         (TensorImages(images[:4].byte(), targets[:4]), "got torch.uint8 of shape"),
+        (
+            TensorImages(4 * images[:4] - 2, targets[:4]),
+            r"pixel_range=\(0.0, 1.0\), but the first sample of experience 0 has values from -\d.* to \d.*: give",
+        ),
     ):
         stream = nc_benchmark(data, data, 1, False)
         with pytest.raises(ValueError, match=message):

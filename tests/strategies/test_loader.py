@@ -25,7 +25,7 @@ from avalanche.training import Naive
 from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin
 from sklearn.datasets import load_digits
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
+from torch.utils.data import DataLoader, Dataset, TensorDataset, WeightedRandomSampler, default_collate
 from torchvision.datasets import CIFAR10, FashionMNIST
 from torchvision.transforms import Compose, ConvertImageDtype, Normalize, RandomCrop, ToTensor
 
@@ -291,6 +291,22 @@ def test_generators_decide_the_order_of_each_dataset():
     other_data, other_memory = order((1, 3), True)
     assert torch.equal(other_data, data)
     assert not torch.equal(other_memory, memory)
+
+
+@pytest.mark.parametrize("gather", [False, True])
+def test_a_generator_decides_what_a_weighted_sampler_draws(gather):
+    data = class_stream().train_stream[0].dataset
+
+    def order(seed):
+        sampler = WeightedRandomSampler(torch.arange(len(data)), 30)
+        loader = ExperienceLoader(DataLoader(data, batch_size=8, sampler=sampler), gather=gather)
+        loader.generators = [torch.Generator().manual_seed(seed)]
+        return torch.cat([batch[0] for _ in range(2) for batch in loader])
+
+    first = order(1)
+    torch.rand(1)
+    assert torch.equal(order(1), first)
+    assert not torch.equal(order(2), first)
 
 
 def features():

@@ -83,12 +83,14 @@ def test_strategies_can_be_joined(make_model, make_stream):
 
 def test_options_of_ccsi_reach_the_strategy_and_its_impressions(make_model):
     options = {"margin": 0.5, "idc_target": "none", "iterations": 7, "tv_l2": 0.5, "init": "noise", "seed": 3}
+    options["pixel_range"] = [-1, 2.5]
     strategy = strategies.get("CCSI", model=make_model(), lr=0.2, momentum=0.5, train_mb_size=8, **options)
     assert type(strategy) is strategies.CCSI
     assert strategy.optimizer.param_groups[0]["momentum"] == 0.5
     assert (strategy.margin, strategy.less_forget, strategy._held_out.unlabeled) == (0.5, 5.0, "none")
     (plugin,) = [plugin for plugin in strategy.plugins if isinstance(plugin, strategies.ClassImpressionPlugin)]
     assert (plugin.options.iterations, plugin.options.tv_l2, plugin.options.from_mean) == (7, 0.5, False)
+    assert plugin.options.pixel_range == [-1, 2.5]
     assert (plugin.seed, plugin.synthetic_fraction) == (3, 0.66)
 
 
