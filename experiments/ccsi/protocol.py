@@ -32,6 +32,7 @@ ROWS = (
     Row("CI", Component("ClassImpressions", {"init": "mean"}), _BATCH_NORM),
     Row("CCSI", Component("CCSI"), {"model.head": "cosine"}),
     Row("Replay, 20 per class", Component("Replay", {"policy": "class_balanced"})),
+    Row("iCaRL, 20 per class", Component("iCaRL")),
     Row("Joint training", Component("Cumulative"), upper_bound=True),
 )
 SMOKE: Mapping[str, Any] = {

@@ -26,7 +26,12 @@ EXPERIMENT = Experiment(
             "Split Fashion-MNIST",
             Component("SplitFMNIST", {"n_experiences": 5}),
             10,
-            options={"train_epochs": 1, "strategy.iterations": 200, "strategy.images_per_class": 40},
+            options={
+                "train_epochs": 1,
+                "strategy.iterations": 200,
+                "strategy.images_per_class": 40,
+                "strategy.pixel_range": [-0.8102, 2.0227],  # of the normalized images
+            },
         ),
     ),
     presets={
@@ -36,6 +41,8 @@ EXPERIMENT = Experiment(
             "seeds": (1, 2),
             "columns": ("Split Fashion-MNIST",),
             "rows": ("Fine-tuning", "LwF", "CCSI"),
+            "samples_per_class": 1000,
+            "train_epochs": 2,
         },
         "smoke": {**SMOKE, "columns": ("Split digits",), "stream.n_experiences": 2},
     },
