@@ -137,7 +137,7 @@ def test_epochloss_is_four_strategies_in_one(make_tasks, make_model):
 )
 def test_what_does_not_go_together(name, message, monkeypatch):
     mine = StrategyInfo("Mine", "", "-", {"mem_size": Option(1)})
-    monkeypatch.setitem(strategies.registry._STRATEGIES, "Mine", mine)
+    monkeypatch.setitem(strategies.registry.STRATEGIES, "Mine", mine)
     with pytest.raises(ValueError, match=message):
         strategies.describe(name)
 
