@@ -24,8 +24,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import Compose, Normalize
 
+from clpack._unpickling import NumbersUnpickler
 from clpack.data import TensorImages
-from clpack.pruning._stats import _StatsUnpickler
 
 from ._class_order import FixedOrder, stream_order
 from ._class_split import TO_FLOAT, class_split
@@ -140,11 +140,11 @@ def _read_cache(path: Path) -> tuple[NDArray[np.uint8], list[NDArray[np.int64]]]
     """Returns the images of a cached split, ``(N, 84, 84, 3)``, and the rows of each class, in the order of the file.
 
     The files are pickles of Python 2: ``{"image_data": uint8 array, "class_dict": {class: rows}}``. They are read with
-    the restricted reader of :mod:`clpack.pruning`, which makes arrays of numbers and nothing else.
+    a reader that makes arrays of numbers and nothing else.
     """
     try:
         with path.open("rb") as file:
-            read = _StatsUnpickler(file, encoding="bytes").load()
+            read = NumbersUnpickler(file, encoding="bytes").load()
         content = {key.decode() if isinstance(key, bytes) else key: value for key, value in read.items()}
         images = content["image_data"].values
         rows = [np.asarray(getattr(each, "values", each), dtype=np.int64) for each in content["class_dict"].values()]

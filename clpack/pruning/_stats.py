@@ -3,8 +3,7 @@
 They hold a dictionary: sample index -> ``[losses, accuracies, margins]``, one number per presentation in each, in the
 order in which samples were first presented, and ``"train"`` and ``"test"`` -> ``[[], accuracies]``.
 
-A pickle is a program. The reader here runs it with nothing to call but the stand-ins below, which make plain numbers
-and arrays of numbers, so a file can neither import nor run anything.
+They are read without running anything that they could ask for, see :mod:`clpack._unpickling`.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clpack._unpickling import ALLOWED, Array, NumbersUnpickler, RefusedError
 from clpack.files import write_bytes
 
 __all__ = ["read_stats", "write_stats"]
@@ -35,9 +35,9 @@ def read_stats(path: str | os.PathLike[str]) -> dict[int | str, list[NDArray[np.
     """
     with Path(path).open("rb") as file:
         try:
-            stats = _StatsUnpickler(file).load()
-        except _RefusedError as error:
-            raise ValueError(f"{path} asks for {error}; a stats pickle holds {_ALLOWED} only") from None
+            stats = NumbersUnpickler(file).load()
+        except RefusedError as error:
+            raise ValueError(f"{path} asks for {error}; a stats pickle holds {ALLOWED} only") from None
         except Exception as error:  # whatever a damaged program runs into
             raise ValueError(f"{path} is no stats pickle, or damaged ({error!r})") from error
     if not isinstance(stats, dict):
@@ -50,62 +50,6 @@ def write_stats(path: str | os.PathLike[str], stats: dict[int | str, list[list[A
     write_bytes(path, pickle.dumps(stats, protocol=4))
 
 
-_ALLOWED = "numbers, strings, lists, dictionaries and NumPy arrays and scalars"
-
-
-class _RefusedError(Exception):
-    """The file asks for something that numbers do not need."""
-
-
-class _StatsUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        # A new function at every call: a file can set attributes of what it is given.
-        match module.replace("numpy._core", "numpy.core"), name:
-            case "numpy", "dtype":
-                return lambda code, *_: _DType(code)
-            case "numpy", "ndarray":
-                return "ndarray"  # only ever an argument of _reconstruct
-            case "numpy.core.multiarray", "_reconstruct":
-                return lambda *_: _Array()
-            case "numpy.core.multiarray", "scalar":
-                return lambda dtype, content: np.frombuffer(content, dtype.dtype)[0].item()
-            case "numpy.core.numeric", "_frombuffer":
-                return lambda content, dtype, shape, order: _Array(
-                    np.frombuffer(content, dtype.dtype).reshape(shape, order=order)
-                )
-            case "_codecs", "encode":
-                return lambda text, _: text.encode("latin1")  # bytes in the oldest protocols
-        raise _RefusedError(f"{module}.{name}")
-
-
-class _DType:
-    """Stands in for a data type of numbers."""
-
-    __slots__ = ("dtype",)
-
-    def __init__(self, code: str) -> None:
-        dtype = np.dtype(code)
-        if dtype.kind not in "biuf":
-            raise _RefusedError(f"an array of {dtype}")
-        self.dtype = dtype
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.dtype = self.dtype.newbyteorder(state[1])
-
-
-class _Array:
-    """Stands in for an array of numbers."""
-
-    __slots__ = ("values",)
-
-    def __init__(self, values: NDArray[Any] | None = None) -> None:
-        self.values = values
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        _, shape, dtype, is_fortran, content = state
-        self.values = np.frombuffer(content, dtype.dtype).reshape(shape, order="F" if is_fortran else "C")
-
-
 def _key(key: object, path: str | os.PathLike[str]) -> int | str:
     if (isinstance(key, int) and key >= 0) or (isinstance(key, str) and key in ("train", "test")):
         return key
@@ -113,9 +57,9 @@ def _key(key: object, path: str | os.PathLike[str]) -> int | str:
 
 
 def _lists(key: object, entry: Any, path: str | os.PathLike[str]) -> list[NDArray[np.float64]]:
-    entry = entry.values if isinstance(entry, _Array) else entry
+    entry = entry.values if isinstance(entry, Array) else entry
     try:
-        lists = [np.asarray(part.values if isinstance(part, _Array) else part, dtype=np.float64) for part in entry]
+        lists = [np.asarray(part.values if isinstance(part, Array) else part, dtype=np.float64) for part in entry]
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}, entry {key!r}: expected lists of numbers, got others ({error})") from error
     if any(part.ndim != 1 for part in lists):
