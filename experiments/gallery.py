@@ -1,9 +1,9 @@
-"""Pictures of the samples that a score removes first, and of those that it keeps to the end."""
+"""Pictures of samples: those that a score removes first and last, and impressions of classes beside their samples."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import matplotlib
@@ -15,7 +15,7 @@ from clpack.files import atomic_path
 from clpack.pruning import removal_order
 from clpack.strategies import dataset_field
 
-__all__ = ["removal_gallery", "save_gallery"]
+__all__ = ["impression_gallery", "removal_gallery", "save_gallery"]
 
 _COLUMNS = 8  # images side by side in a block
 _GAP = 1  # pixels between images
@@ -86,11 +86,68 @@ def removal_gallery(
     return figure
 
 
+def impression_gallery(
+    real: Sequence[NDArray[np.float32]],
+    means: Sequence[NDArray[np.float32]],
+    impressions: Sequence[NDArray[np.float32]],
+    names: Sequence[str],
+    *,
+    per_class: int = 8,
+) -> Figure:
+    """Draws samples of each class, their mean, and impressions of the class, a class in a row.
+
+    Each channel is scaled to the range that it has in the samples drawn.
+
+    Args:
+        real: samples of each class, shape ``(n, C, H, W)``, of one or three channels.
+        means: of each class, shape ``(C, H, W)``.
+        impressions: of each class, shape ``(m, C, H, W)``.
+        names: of the classes.
+        per_class: how many samples and impressions of a class are drawn at most.
+
+    Raises:
+        ValueError: if there are not as many of all, or ``per_class`` is out of range.
+    """
+    if not len(real) == len(means) == len(impressions) == len(names) > 0:
+        raise ValueError(
+            f"real, means, impressions and names must be of the same classes, got {len(real)}, {len(means)}, "
+            f"{len(impressions)} and {len(names)}"
+        )
+    if per_class < 1:
+        raise ValueError(f"per_class must be at least 1, got {per_class}")
+    shown = np.concatenate([images[:per_class] for images in real])
+    low, high = (bound(axis=(0, 2, 3), keepdims=True)[0] for bound in (shown.min, shown.max))
+    blocks = {"samples": real, "mean": [mean[None] for mean in means], "impressions": impressions}
+    widths = [1 if title == "mean" else per_class for title in blocks]
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(0.4 * sum(widths) + 0.6, 0.4 * len(names) + 0.4), layout="constrained")
+        grid = figure.subplots(1, len(blocks), width_ratios=widths, squeeze=False)[0]
+        for axes, (title, rows), width in zip(grid, blocks.items(), widths, strict=True):
+            lines = []
+            for images in rows:
+                scaled = np.clip((images[:width] - low) / np.where(high > low, high - low, 1), 0, 1)
+                pictures = np.broadcast_to(scaled.transpose(0, 2, 3, 1), (*scaled.shape[:1], *scaled.shape[2:], 3))
+                lines.append(_mosaic(dict(enumerate(pictures)), np.arange(len(pictures)), width))
+            height = len(lines[0]) + _GAP
+            axes.imshow(
+                np.concatenate([np.pad(line, ((0, _GAP), (0, 0), (0, 0)), constant_values=1) for line in lines])
+            )
+            axes.set_title(title)
+            axes.set_xticks([])
+            if axes is grid[0]:
+                axes.set_yticks(height * (np.arange(len(names)) + 0.5), names)
+            else:
+                axes.set_yticks([])
+            axes.tick_params(length=0)
+            axes.spines[:].set_visible(False)
+    return figure
+
+
 def save_gallery(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Writes a figure as PNG, atomically; the same figure gives the same file.
 
     Args:
-        figure: of :func:`removal_gallery`.
+        figure: of one of the functions above.
         path: the file; its folder is created if it is missing.
     """
     with atomic_path(path) as partial:

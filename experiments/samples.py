@@ -126,13 +126,16 @@ def save_into(folder: Path, strategy: Any) -> None:
 
 
 def save_galleries(folder: Path, strategy: Any, benchmark: Any) -> None:
-    """Draws which samples were removed first and last beside the results of a pruning plugin, one PNG per experience.
+    """Draws samples beside the results of plugins, for streams of at most 20 classes of grey or color images.
 
-    Streams of more than 20 classes, or of other data than grey and color images, have none.
+    They are, for a pruning plugin, which samples were removed first and last, one PNG per experience; and for class
+    impressions, the last ones beside samples of their classes.
     """
     from .gallery import removal_gallery, save_gallery  # matplotlib takes a second
 
     for plugin in strategy.plugins:
+        if isinstance(plugin, ClassImpressionPlugin) and plugin.impressions is not None:
+            _save_impressions(folder, plugin, benchmark)
         if not isinstance(plugin, PruningPlugin):
             continue
         for experience in benchmark.train_stream:
@@ -142,6 +145,35 @@ def save_galleries(folder: Path, strategy: Any, benchmark: Any) -> None:
             if few_classes and len(shape) == 3 and shape[0] in (1, 3) and not np.isnan(scores).all():
                 figure = removal_gallery(dataset, scores, remove=plugin.remove, title=plugin.score)
                 save_gallery(figure, folder / _FOLDERS[PruningPlugin] / f"experience_{index:03d}.png")
+
+
+def _save_impressions(folder: Path, plugin: ClassImpressionPlugin, benchmark: Any) -> None:
+    from .gallery import impression_gallery, save_gallery
+
+    assert plugin.impressions is not None
+    assert plugin.class_means is not None
+    impressions, means = plugin.impressions.cpu(), plugin.class_means.cpu()
+    chosen = plugin.impression_classes.cpu()
+    places = chosen.unique().tolist()
+    if len(places) > _GALLERY_CLASSES or impressions.shape[1] not in (1, 3):
+        return
+    figure = impression_gallery(
+        [_first_samples(benchmark, *plugin.classes[place]) for place in places],
+        [means[place].numpy() for place in places],
+        [impressions[chosen == place].numpy() for place in places],
+        [str(plugin.classes[place][1]) for place in places],
+    )
+    save_gallery(figure, folder / _FOLDERS[ClassImpressionPlugin] / "gallery.png")
+
+
+def _first_samples(benchmark: Any, task: int, label: int, count: int = 8) -> NDArray[np.float32]:
+    """Returns the first training images of a class, as evaluation sees them."""
+    for experience in benchmark.train_stream:
+        if task in experience.task_labels and label in experience.classes_in_this_experience:
+            rows = (dataset_field(experience.dataset, "targets") == label).nonzero().flatten()[:count]
+            data = experience.dataset.eval()
+            return np.stack([np.asarray(data[row][0], dtype=np.float32) for row in rows.tolist()])
+    raise ValueError(f"no experience has the class {label} of task {task}")
 
 
 def sample_records(strategy: Any, benchmark: Any) -> dict[str, list[dict[str, Any]]]:

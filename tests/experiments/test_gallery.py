@@ -8,7 +8,7 @@ import torch
 from avalanche.benchmarks.utils import as_classification_dataset
 
 from clpack.data import TensorImages
-from clpack.experiments.gallery import removal_gallery, save_gallery
+from clpack.experiments.gallery import impression_gallery, removal_gallery, save_gallery
 
 TARGETS = [0, 1, 0, 1, 0, 0]
 SCORES = np.array([3.0, 0.0, 1.0, np.nan, 2.0, 1.0])
@@ -98,3 +98,19 @@ def test_bad_arguments(dataset, options, message):
 def test_flat_images_are_refused():
     with pytest.raises(ValueError, match=r"images must be of one shape.*got \(16,\)"):
         removal_gallery(make_dataset(torch.rand(6, 16)), SCORES, remove="lowest")
+
+
+def test_impressions_beside_samples_of_their_class():
+    real = [np.full((3, 1, 4, 4), value, np.float32) for value in (0.0, 10.0)]
+    means = [np.full((1, 4, 4), value, np.float32) for value in (5.0, 20.0)]  # brighter than any sample is white
+    impressions = [np.full((1, 1, 4, 4), value, np.float32) for value in (2.5, 7.5)]
+    figure = impression_gallery(real, means, impressions, ["cat", "dog"], per_class=2)
+    assert [axes.get_title() for axes in figure.axes] == ["samples", "mean", "impressions"]
+    assert [shown(axes) for axes in figure.axes] == [[0.0, 0.0, 1.0, 1.0], [0.5, 1.0], [0.25, 1.0, 0.75, 1.0]]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["cat", "dog"]
+    for arguments, options, message in (
+        ((real, means, impressions, ["cat"]), {}, "of the same classes, got 2, 2, 2 and 1"),
+        ((real, means, impressions, ["cat", "dog"]), {"per_class": 0}, "at least 1, got 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            impression_gallery(*arguments, **options)
