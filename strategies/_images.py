@@ -2,22 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from ._gather import GatheredData, NotGatherableError
-from .data import dataset_field
+from .checkpoint import host_random_state, set_host_random_state
+from .data import SAMPLE_ID, dataset_field, synthetic_dataset
 
-__all__ = ["Group", "groups_of", "has_task_labels", "image_shape", "read_images", "stream_groups", "task_labels"]
+__all__ = [
+    "Group",
+    "groups_of",
+    "has_task_labels",
+    "image_shape",
+    "one_image_dataset",
+    "random_state_kept",
+    "read_images",
+    "stream_groups",
+    "task_labels",
+]
 
 Group = tuple[int, int]
 """A task label and a class of that task."""
 
 _TASK_LABELS = "targets_task_labels"
-_BATCH = 256  # samples read at a time, where they cannot be gathered
+
+
+@contextlib.contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Leaves Python's, NumPy's and torch's global generators as they are, whatever transforms and loaders draw."""
+    state = host_random_state()
+    try:
+        yield
+    finally:
+        set_host_random_state(state)
 
 
 def image_shape(dataset: Any) -> tuple[int, int, int]:
@@ -26,7 +47,7 @@ def image_shape(dataset: Any) -> tuple[int, int, int]:
     Raises:
         TypeError: if they are not float32 images.
     """
-    with torch.random.fork_rng(devices=[]):  # looking at a sample must not shift the random stream of the run
+    with random_state_kept():
         sample = dataset.eval()[0][0]
     if not isinstance(sample, Tensor) or sample.dtype != torch.float32 or sample.dim() != 3:
         found = (
@@ -45,15 +66,45 @@ def read_images(dataset: Any) -> tuple[Tensor, Tensor]:
 
     Returns:
         The images, float32 of shape ``(N, C, H, W)``, and their classes, int64 of shape ``(N,)``.
+
+    Raises:
+        ValueError: if they are of several sizes.
     """
     data = dataset.eval()
-    try:
-        images, targets, *_ = GatheredData([data]).__getitems__(list(range(len(data))))
-    except NotGatherableError:
-        with torch.random.fork_rng(devices=[]):  # a loader draws a seed
-            loader = DataLoader(data, batch_size=_BATCH, collate_fn=data.collate_fn)
-            images, targets = map(torch.cat, zip(*(batch[:2] for batch in loader), strict=True))
+    with random_state_kept():
+        try:
+            images, targets, *_ = GatheredData([data]).__getitems__(list(range(len(data))))
+        except NotGatherableError:
+            samples = [data[index] for index in range(len(data))]
+            shapes = {tuple(sample[0].shape) for sample in samples}
+            if len(shapes) > 1:
+                raise ValueError(
+                    f"images must be of one size to be condensed, got {', '.join(map(str, sorted(shapes)))}; let "
+                    "eval_transform resize them"
+                ) from None
+            images = torch.stack([sample[0] for sample in samples])
+            targets = torch.tensor([int(sample[1]) for sample in samples])
     return images, targets
+
+
+def one_image_dataset(dataset: Any) -> Any:
+    """Returns a dataset of one black image with the fields of an ``AvalancheDataset`` that are in its mini-batches.
+
+    Raises:
+        ValueError: if there is such a field besides the class, the task label and the sample id.
+    """
+    known = ("targets", _TASK_LABELS, SAMPLE_ID)
+    fields = dataset._data_attributes
+    if unknown := [name for name, field in fields.items() if field.use_in_getitem and name not in known]:
+        raise ValueError(
+            f"mini-batches of the stream have the fields {unknown}, of which condensed images have no values; make "
+            "these data attributes with use_in_getitem=False"
+        )
+    shown = dataset._shallow_clone_dataset()
+    shown._data_attributes = type(fields)((name, field) for name, field in fields.items() if name in known)
+    task = int(task_labels(dataset)[0]) if has_task_labels(dataset) else None
+    with random_state_kept():
+        return synthetic_dataset(shown, torch.zeros(1, *image_shape(dataset)), [0], task)
 
 
 def has_task_labels(dataset: Any) -> bool:
@@ -75,9 +126,15 @@ def groups_of(dataset: Any) -> dict[Group, int]:
     return {(task, label): count for (task, label), count in zip(groups.tolist(), counts.tolist(), strict=True)}
 
 
-def stream_groups(experience: Any) -> set[Group]:
-    """Returns the classes of the stream of an experience; those of the experience alone, if the stream has no end."""
+def stream_groups(experience: Any) -> dict[Group, int]:
+    """Returns the classes of the stream of an experience, and how many samples each has in an experience at least.
+
+    Of a stream that has no end, they are those of the experience.
+    """
     whole = getattr(experience, "origin_experience", experience)  # of the parts of an online stream
     stream = getattr(whole, "origin_stream", ())
-    others = [groups_of(each.dataset) for each in stream] if hasattr(stream, "__len__") else []
-    return set().union(groups_of(experience.dataset), *others)
+    fewest: dict[Group, int] = {}
+    for each in stream if hasattr(stream, "__len__") else [experience]:
+        for group, size in groups_of(each.dataset).items():
+            fewest[group] = min(size, fewest.get(group, size))
+    return fewest

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from clpack.condensation import CondensedSet, LowRankImages, PixelImages, Settings, condense, gradient_loops
-from clpack.condensation._draws import Network, network_factory, random_network
+from clpack.condensation import CondensedSet, LowRankImages, PixelImages, Progress, Settings, condense, gradient_loops
+from clpack.condensation._draws import Network, network_factory, random_network, try_network
 from clpack.randomness import generator_for
 
 from ._images import Group, read_images, task_labels
 
-__all__ = ["Condensation", "RawSamples", "ReadyMade", "Request", "Source", "herding_order"]
+__all__ = ["Condensation", "RawSamples", "ReadyMade", "Request", "Source", "herding_order", "progress_file"]
 
 
 @dataclass(frozen=True)
@@ -63,18 +63,18 @@ class Source(ABC):
         """Returns the bytes of images and labels."""
         return condensed.nbytes
 
-    def check(
-        self, shape: Sequence[int], classes: Iterable[Group], groups: Mapping[Group, int], count: int | None
-    ) -> None:
+    def check(self, shape: Sequence[int], classes: Mapping[Group, int], count: int | None) -> None:
         """Raises ``ValueError`` if there cannot be such images.
 
         Args:
             shape: of an image.
-            classes: those of the stream, as far as they are known.
-            groups: see :class:`Request`.
-            count: see :class:`Request`.
+            classes: those of the stream, as far as they are known, and how many samples each has.
+            count: how many images of each class, where that does not depend on the number of classes.
         """
         self.one_image(shape)
+
+    def try_network(self, shape: Sequence[int], num_classes: int) -> None:  # noqa: B027 - not all have a network
+        """Raises ``ValueError`` if the network has not what is needed, or cannot take images of a shape."""
 
 
 class Condensation(Source):
@@ -85,6 +85,7 @@ class Condensation(Source):
         options: those of the settings that are not left to the method.
         network: see :func:`clpack.condensation.condense`.
         half: whether numbers are stored in half precision.
+        callbacks: of :func:`clpack.condensation.condense`.
         arguments: others of :func:`clpack.condensation.condense`.
     """
 
@@ -95,13 +96,16 @@ class Condensation(Source):
         *,
         network: Network,
         half: bool,
+        callbacks: Sequence[Callable[[Progress], None]],
         arguments: Mapping[str, Any],
     ) -> None:
         self.settings = settings
         self.options = options
         self.network = network
         self.half = half
+        self.callbacks = callbacks
         self.arguments = arguments
+        self._normalizes_batches = False  # whether the network does, by which classes depend on each other
 
     def one_image(self, shape: Sequence[int]) -> CondensedSet:
         """See :meth:`Source.one_image`."""
@@ -119,27 +123,31 @@ class Condensation(Source):
         storage = self.one_image(shape).storage
         return storage.equivalent_images_per_class(images_per_class, rounding=self.settings.rounding)
 
-    def check(
-        self, shape: Sequence[int], classes: Iterable[Group], groups: Mapping[Group, int], count: int | None
-    ) -> None:
+    def check(self, shape: Sequence[int], classes: Mapping[Group, int], count: int | None) -> None:
         """See :meth:`Source.check`."""
-        super().check(shape, classes, groups, count)
-        for (_, label), size in groups.items():
+        super().check(shape, classes, count)
+        for (_, label), size in classes.items():
             if self.settings.init != "noise" and count is not None and size < count:
                 raise ValueError(
                     f"init={self.settings.init!r} needs {count} samples of each class for as many images, class "
                     f"{label} has {size}; use init='noise' or a smaller budget"
                 )
 
+    def try_network(self, shape: Sequence[int], num_classes: int) -> None:
+        """See :meth:`Source.try_network`."""
+        network = try_network(self.network, num_classes, shape, embeds=self.settings.method == "dm")
+        self._normalizes_batches = any(isinstance(module, _BatchNorm) for module in network.modules())
+
     def take(self, request: Request) -> dict[Group, CondensedSet]:
         """See :meth:`Source.take`."""
         images, targets = read_images(request.experience.dataset)
         tasks = task_labels(request.experience.dataset)
+        current = request.experience.current_experience
         made: dict[Group, CondensedSet] = {}
-        for number, part in enumerate(self._parts(request, images)):
-            labels = [label for _, label in part]
-            rows = (tasks == part[0][0]) & torch.isin(targets, torch.tensor(labels))
-            name = f"condensation_{request.experience.current_experience:03d}_{number:03d}.safetensors"
+        for number, part in enumerate(self._parts(request)):
+            task, labels = part[0][0], [label for _, label in part]
+            rows = (tasks == task) & torch.isin(targets, torch.tensor(labels))
+            name = f"experience_{current:03d}_task_{task}" + (f"_class_{labels[0]}" if len(part) == 1 else "")
             condensed = condense(
                 images[rows],
                 targets[rows],
@@ -148,32 +156,35 @@ class Condensation(Source):
                 network=self.network,
                 num_classes=request.num_classes,
                 device=request.device,
-                checkpoint=None if request.folder is None else request.folder / name,
+                checkpoint=None if request.folder is None else request.folder / progress_file(current, f"{number:03d}"),
+                callbacks=[_for_part(callback, name) for callback in self.callbacks],
                 **self.arguments,
-                **self._amount(request, images.shape[1:]),
+                **self._amount(request, part, images.shape[1:]),
             )
             made |= {group: self._stored(condensed.select_classes([group[1]])) for group in part}
         return made
 
-    def _parts(self, request: Request, images: Tensor) -> list[list[Group]]:
-        """Returns which classes are condensed together: those of a task, or each alone where that is the same."""
-        tasks = sorted({task for task, _ in request.groups})
-        parts = [[group for group in request.groups if group[0] == task] for task in tasks]
-        if self.settings.method != "dm":
-            return parts
-        modules = _network(self.network, request, images, self.settings.seed).modules()
-        if any(isinstance(module, _BatchNorm) for module in modules):
-            return parts
-        return [[group] for part in parts for group in part]
+    def _parts(self, request: Request) -> list[list[Group]]:
+        """Returns which classes are condensed together: those of a task, or each alone.
 
-    def _amount(self, request: Request, shape: Sequence[int]) -> dict[str, Any]:
-        """Returns the options of the condensation, with the number of images."""
+        On a CPU, where nothing is gained by more at a time, DM takes each alone, so that its images are the same to the
+        last bit whatever comes with it.
+        """
+        if self.settings.method == "dm" and not self._normalizes_batches and request.device.type == "cpu":
+            return [[group] for group in request.groups]
+        tasks = sorted({task for task, _ in request.groups})
+        return [[group for group in request.groups if group[0] == task] for task in tasks]
+
+    def _amount(self, request: Request, part: Sequence[Group], shape: Sequence[int]) -> dict[str, Any]:
+        """Returns the options of the condensation of some classes, with the number of images."""
         if request.images_per_class is not None:
             return {**self.options, "images_per_class": request.images_per_class}
         assert request.count is not None
-        numbers = request.count * self.one_image(shape).numel
-        loops = gradient_loops(max(1, numbers // torch.Size(shape).numel()))
-        return {"loops": loops, **self.options, "images_per_class": request.count, "keep_ipc": True}
+        count = request.count
+        if self.settings.init != "noise":  # each image begins as another sample
+            count = min(count, *(request.groups[group] for group in part))
+        loops = gradient_loops(max(1, count * self.one_image(shape).numel // torch.Size(shape).numel()))
+        return {"loops": loops, **self.options, "images_per_class": count, "keep_ipc": True}
 
     def _stored(self, condensed: CondensedSet) -> CondensedSet:
         return _on_cpu(condensed.half() if self.half else condensed)
@@ -193,9 +204,7 @@ class ReadyMade(Source):
         """See :meth:`Source.take`."""
         return {group: _on_cpu(self.condensed.select_classes([group[1]])) for group in request.groups}
 
-    def check(
-        self, shape: Sequence[int], classes: Iterable[Group], groups: Mapping[Group, int], count: int | None
-    ) -> None:
+    def check(self, shape: Sequence[int], classes: Mapping[Group, int], count: int | None) -> None:
         """See :meth:`Source.check`."""
         if (found := self.condensed.storage.shape[1:]) != tuple(shape):
             raise ValueError(f"condensed must hold images of the shape of the stream, {tuple(shape)}, got {found}")
@@ -252,11 +261,15 @@ class RawSamples(Source):
             kept[task, label] = self._stored(images[rows], label)
         return kept
 
+    def try_network(self, shape: Sequence[int], num_classes: int) -> None:
+        """See :meth:`Source.try_network`."""
+        if self.method == "herding":
+            try_network(self.network, num_classes, shape, embeds=True)
+
     def _features(self, request: Request, images: Tensor) -> Tensor:
         """Returns what a random network makes of the images, shape ``(N, D)``, on the CPU."""
-        network = _network(self.network, request, images, self.seed).eval()
-        if not hasattr(network, "features"):
-            raise ValueError("network must have features, the embedding of images, for method='herding'")
+        factory = network_factory(self.network, request.num_classes, images.shape)
+        network: Any = random_network(factory, request.device, self.seed, "condensed memory").eval()
         with torch.no_grad():
             pieces = [network.features(piece.to(request.device)).flatten(1).cpu() for piece in images.split(256)]
         return torch.cat(pieces)
@@ -294,9 +307,14 @@ def herding_order(features: Tensor, count: int) -> Tensor:
     return torch.stack(order)
 
 
-def _network(network: Network, request: Request, images: Tensor, seed: int) -> Any:
-    factory = network_factory(network, request.num_classes, images.shape)
-    return random_network(factory, request.device, seed, "condensed memory")
+def progress_file(experience: int, part: str) -> str:
+    """Returns the name of the file from which an interrupted condensation of a part of an experience goes on."""
+    return f"condensation_{experience:03d}_{part}.safetensors"
+
+
+def _for_part(callback: Callable[[Progress], None], part: str) -> Callable[[Progress], None]:
+    """Returns a callback that is also told what is being condensed."""
+    return lambda progress: callback(replace(progress, part=part))
 
 
 def _on_cpu(condensed: CondensedSet) -> CondensedSet:

@@ -14,21 +14,52 @@ from typing import Any, Literal, get_args
 import torch
 from avalanche.benchmarks.utils.data_loader import ReplayDataLoader
 from avalanche.core import SupervisedPlugin
+from avalanche.training import plugins as avalanche_plugins
 from avalanche.training.plugins.evaluation import EvaluationPlugin, default_evaluator
 from torch import Tensor, nn
 
 from clpack.condensation import DSA_NATURAL, CondensedSet, Progress, augment, dc_augment
 from clpack.condensation._draws import Network, random_network
+from clpack.condensation.condense import check_integer
 from clpack.randomness import generator_for
 
 from .condensed_memory import CondensedBuffer, Method, Precision
+from .impressions import ClassImpressionPlugin
 from .infobatch import InfoBatchPlugin
 from .pruning import PruningPlugin
+from .subnetworks import SubnetworkPlugin
+from .tag import TAGPlugin
+from .tag_baselines import ReservoirERPlugin, RingAGEMPlugin, RunningEWCPlugin
 from .templates import Template, check_not_empty
 
 __all__ = ["CondensedReplay", "CondensedReplayPlugin"]
 
 Family = Literal["dsa", "dc"]
+
+_LATE_RATE = 0.1  # of the learning rate, in the second half of training on the memory alone
+#: Plugins that need samples of the stream in training, or the network of the experience before.
+_NOT_WITH_MEMORY_ONLY = (
+    PruningPlugin,
+    InfoBatchPlugin,
+    SubnetworkPlugin,
+    TAGPlugin,
+    ClassImpressionPlugin,
+    RunningEWCPlugin,
+    RingAGEMPlugin,
+    ReservoirERPlugin,
+    avalanche_plugins.EWCPlugin,
+    avalanche_plugins.SynapticIntelligencePlugin,
+    avalanche_plugins.MASPlugin,
+    avalanche_plugins.RWalkPlugin,
+    avalanche_plugins.LwFPlugin,
+    avalanche_plugins.LFLPlugin,
+    avalanche_plugins.FeatureDistillationPlugin,
+    avalanche_plugins.GEMPlugin,
+    avalanche_plugins.AGEMPlugin,
+    avalanche_plugins.CWRStarPlugin,
+    avalanche_plugins.GSS_greedyPlugin,
+    avalanche_plugins.GenerativeReplayPlugin,
+)
 
 
 class CondensedReplayPlugin(SupervisedPlugin):
@@ -42,8 +73,10 @@ class CondensedReplayPlugin(SupervisedPlugin):
     As the protocol of [1] (``memory_only=True``), the experience is condensed first; then the model gets new random
     weights, the optimizer begins anew, and the training is on the condensed images of all experiences so far only.
     Their mini-batches are augmented, each image for itself. After the epoch number
-    :math:`\lfloor (E - 1) / 2 \rfloor + 1` of :math:`E`, counted from 0, the learning rate falls to a tenth and the
-    momentum starts anew; the next experience begins with the first learning rate.
+    :math:`\lfloor (E - 1) / 2 \rfloor + 1` of :math:`E`, counted from 0, the momentum starts anew and updates are made
+    with a tenth of the learning rate. The rate that the optimizer shows between updates is the whole one, so schedulers
+    may change it at any time. A run that is resumed inside an experience prepares it again: with ``save_to`` what was
+    condensed is read from there, without it the experience is condensed again, to the same images.
 
     Args:
         method: see :class:`CondensedBuffer`, like the arguments that are not described here.
@@ -72,7 +105,8 @@ class CondensedReplayPlugin(SupervisedPlugin):
     Raises:
         ValueError, TypeError: see :class:`CondensedBuffer`; if an argument does not go with ``memory_only``; in
             training with ``memory_only``, if a part of the model cannot get new weights because its module has no
-            ``reset_parameters``, or the strategy has a plugin that prunes.
+            ``reset_parameters``, or the strategy has a plugin that replays, prunes, or needs the network of the
+            experience before, such as EWC and LwF.
     """
 
     def __init__(
@@ -103,8 +137,8 @@ class CondensedReplayPlugin(SupervisedPlugin):
                 f"batch_size_mem is for replay beside other data, got {batch_size_mem} with memory_only=True; set "
                 "train_mb_size"
             )
-        if batch_size_mem is not None and batch_size_mem < 1:
-            raise ValueError(f"batch_size_mem must be at least 1, got {batch_size_mem}")
+        if batch_size_mem is not None:
+            check_integer("batch_size_mem", batch_size_mem)
         if augmentation is not None and not memory_only:
             raise ValueError(
                 f"augmentation is for memory_only=True, got {augmentation!r}; matching_augmentation is that of the "
@@ -136,7 +170,8 @@ class CondensedReplayPlugin(SupervisedPlugin):
             save_to=save_to,
             **options,
         )
-        self._rates: list[float] = []  # learning rates to go back to
+        self._size = 0  # samples of the experience when it was checked
+        self._rates: list[Any] = []  # learning rates to go back to after an update
 
     @property
     def save_to(self) -> str | os.PathLike[str] | None:
@@ -148,15 +183,17 @@ class CondensedReplayPlugin(SupervisedPlugin):
         self.storage_policy.save_to = folder
 
     def before_training(self, strategy: Any, **kwargs: Any) -> None:
-        """Checks what goes together, and forgets a training that was interrupted."""
+        """Checks what goes together, and forgets an update that was interrupted."""
         if not self.memory_only:
             return
-        self._restore_rates(strategy)
+        self.after_update(strategy)
         for plugin in strategy.plugins:
-            if isinstance(plugin, PruningPlugin | InfoBatchPlugin):
+            replays = plugin is not self and getattr(plugin, "storage_policy", None) is not None
+            if replays or isinstance(plugin, _NOT_WITH_MEMORY_ONLY):
                 raise ValueError(
-                    f"{type(plugin).__name__} prunes samples that are trained on, of which there are none with "
-                    "memory_only=True; leave it out, or take memory_only=False"
+                    f"{type(plugin).__name__} needs samples of the stream, or the network of the experience before; "
+                    "with memory_only=True a new network is trained on condensed images only. Leave it out, or take "
+                    "memory_only=False"
                 )
         for name, module in strategy.model.named_modules():
             if module._parameters and not hasattr(module, "reset_parameters"):
@@ -166,14 +203,14 @@ class CondensedReplayPlugin(SupervisedPlugin):
                 )
 
     def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
-        """Checks the budget."""
+        """Checks the budget and the network."""
         check_not_empty(strategy.experience)
         self.storage_policy.check(strategy.experience)
 
     def after_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
         """Condenses the experience, and trains on the memory, if that is all there is to be."""
         if self.memory_only:
-            self.storage_policy.post_adapt(strategy, strategy.experience)
+            self.storage_policy.add(strategy, strategy.experience)
             strategy.adapted_dataset = self.storage_policy.buffer.train()
 
     def before_training_exp(
@@ -187,7 +224,9 @@ class CondensedReplayPlugin(SupervisedPlugin):
         """Joins the memory with the data; or begins anew with model and optimizer."""
         if self.memory_only:
             self._begin_anew(strategy)
-        elif len(self.storage_policy):
+            return
+        self._check_again(strategy)
+        if len(self.storage_policy):
             strategy.dataloader = ReplayDataLoader(
                 strategy.adapted_dataset,
                 self.storage_policy.buffer,
@@ -200,7 +239,9 @@ class CondensedReplayPlugin(SupervisedPlugin):
             )
 
     def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
-        """Starts the random stream of the epoch."""
+        """Starts the random stream of the epoch, and checks what scoring has left."""
+        if not self.memory_only and len(strategy.experience.dataset) != self._size:
+            self._check_again(strategy)
         period = (strategy.clock.train_exp_counter, strategy.clock.train_exp_epochs)
         self._generator = generator_for(self.seed, "memory augmentation", *period)
 
@@ -209,19 +250,38 @@ class CondensedReplayPlugin(SupervisedPlugin):
         if self.memory_only:
             strategy.mbatch[0] = self._augmented(strategy.mb_x)
 
-    def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
-        """Lowers the learning rate, if it is time."""
-        if self.memory_only and strategy.clock.train_exp_epochs == (strategy.train_epochs - 1) // 2 + 1:
-            strategy.optimizer.state.clear()
+    def before_update(self, strategy: Any, **kwargs: Any) -> None:
+        """Lowers the learning rate for the update, if it is late."""
+        if self.memory_only and strategy.clock.train_exp_epochs > self._last_early_epoch(strategy):
+            self._rates = [group["lr"] for group in strategy.optimizer.param_groups]
             for group in strategy.optimizer.param_groups:
-                group["lr"] *= 0.1
+                group["lr"] = group["lr"] * _LATE_RATE  # not in place: it may be a tensor
+
+    def after_update(self, strategy: Any, **kwargs: Any) -> None:
+        """Puts the learning rate back."""
+        for group, rate in zip(strategy.optimizer.param_groups, self._rates, strict=False):
+            group["lr"] = rate
+        self._rates = []
+
+    def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        """Forgets the momentum, if it is time."""
+        if self.memory_only and strategy.clock.train_exp_epochs == self._last_early_epoch(strategy):
+            strategy.optimizer.state.clear()
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Condenses the experience, if that was not done before."""
         if self.memory_only:
-            self._restore_rates(strategy)
+            self.storage_policy.clean_up(strategy.experience)
         else:
             self.storage_policy.post_adapt(strategy, strategy.experience)
+
+    def _last_early_epoch(self, strategy: Any) -> int:
+        return int(strategy.train_epochs - 1) // 2 + 1
+
+    def _check_again(self, strategy: Any) -> None:
+        """Checks what other plugins have left of the experience, or added to its fields."""
+        self.storage_policy.check(strategy.experience)
+        self._size = len(strategy.experience.dataset)
 
     def _augmented(self, images: Tensor) -> Tensor:
         if self.augmentation_family == "dc":
@@ -239,12 +299,6 @@ class CondensedReplayPlugin(SupervisedPlugin):
         current = strategy.experience.current_experience
         random_network(new_weights, torch.device(strategy.device), self.seed, "model", current)
         strategy.optimizer.state.clear()
-        self._rates = [group["lr"] for group in strategy.optimizer.param_groups]
-
-    def _restore_rates(self, strategy: Any) -> None:
-        for group, rate in zip(strategy.optimizer.param_groups, self._rates, strict=False):
-            group["lr"] = rate
-        self._rates = []
 
 
 class CondensedReplay(Template):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from avalanche.benchmarks.utils.utils import concat_datasets
@@ -18,13 +18,22 @@ from avalanche.evaluation import PluginMetric
 from avalanche.evaluation.metric_results import MetricValue
 from avalanche.training.storage_policy import ExemplarsBuffer
 
-from clpack.condensation import CondensedSet, Progress, Settings, draw_augmentation, save_picture_grid
-from clpack.condensation._draws import Network
-from clpack.models import EVALUATION_NETWORKS
+from clpack.condensation import CondensedSet, Progress, Settings, save_picture_grid
+from clpack.condensation._draws import Network, check_network
+from clpack.condensation.condense import check_integer
+from clpack.condensation.condensed_set import per_channel
 from clpack.names import unknown_name
 
-from ._images import Group, groups_of, has_task_labels, image_shape, stream_groups
-from ._memory_sources import Condensation, RawSamples, ReadyMade, Request, Source
+from ._images import (
+    Group,
+    groups_of,
+    has_task_labels,
+    image_shape,
+    one_image_dataset,
+    random_state_kept,
+    stream_groups,
+)
+from ._memory_sources import Condensation, RawSamples, ReadyMade, Request, Source, progress_file
 from ._rows import experience_file
 from .data import synthetic_dataset
 
@@ -33,7 +42,6 @@ __all__ = ["CondensedBuffer", "CondensedMemoryMetric"]
 Method = Literal["dc", "dsa", "dm", "random", "herding"]
 Precision = Literal["float32", "float16"]
 
-_METHODS = ("dc", "dsa", "dm", "random", "herding")
 _IMAGES_PER_CLASS = 10  # as in the CIFAR-10 experiments of [1]
 
 
@@ -42,8 +50,10 @@ class CondensedBuffer(ExemplarsBuffer):
 
     With every update the classes of the experience are condensed (:func:`clpack.condensation.condense`), those of each
     task apart. A class that returns in the same task is condensed anew, from the new data only, and what was kept of it
-    is dropped. DM condenses every class alone, unless the network has batch normalization, so its images do not depend
-    on the order of the classes; DC and DSA condense the classes of an experience together.
+    is dropped. With DM, unless the network has batch normalization, the images of a class do not depend on the other
+    classes, and with ``images_per_class`` not on their order either; on a CPU to the same bits, elsewhere up to
+    rounding. With ``memory_bytes`` the number that is condensed at once falls as classes come. DC and DSA condense the
+    classes of an experience together.
 
     Images are in the space of the stream's evaluation transform, which is what is applied to the samples condensed.
     ``buffer`` decodes them all, as a dataset without transforms that can be joined with the data of the stream. Model,
@@ -57,7 +67,8 @@ class CondensedBuffer(ExemplarsBuffer):
             random network is near that of their class.
         rank: of the factors. None or 0 stores pixels; samples always are.
         memory_bytes: bytes of the whole memory: pixels or factors by their element size, and 8 for each label. Classes
-            have equal shares; when classes are added all are cut to the new share, the last images going first.
+            have equal shares; when classes are added all are cut to the new share, the last images going first. With
+            ``init="real"`` or ``"svd"`` a class gets no more images than it has samples.
         images_per_class: the memory of each class, in plain images; of low-rank ones there are more. The whole memory
             grows with the classes. Default: 10, as in [1] for CIFAR-10, if neither bytes nor a set are given.
         precision: ``"float32"`` or ``"float16"``, in which condensed numbers are stored; samples are not affected.
@@ -67,12 +78,12 @@ class CondensedBuffer(ExemplarsBuffer):
         mean: of each channel, by which images were normalized; for pictures.
         std: standard deviation of each channel, likewise.
         seed: of everything random.
-        callbacks: of :func:`clpack.condensation.condense`, called in all condensations; which classes it is, the
-            targets of ``Progress.condensed`` tell.
+        callbacks: of :func:`clpack.condensation.condense`, called in all condensations; which it is,
+            ``Progress.part`` tells, such as ``"experience_000_task_0_class_3"``.
         save_to: folder for the memory after each experience: ``experience_000.safetensors``, which
             :meth:`clpack.condensation.CondensedSet.load` reads, and the picture ``experience_000.png``. An interrupted
-            condensation goes on from the files ``condensation_*.safetensors`` there, which may be removed after a run.
-            Default: None, not saved.
+            condensation goes on from the files ``condensation_*.safetensors`` there, which are removed once the memory
+            is written. Default: None, not saved.
         checkpoint_every: iterations of a condensation between two writings of such a file.
         options: the other attributes of :class:`clpack.condensation.Settings`, by name. They are checked, but have no
             effect, where nothing is condensed.
@@ -82,8 +93,10 @@ class CondensedBuffer(ExemplarsBuffer):
 
     Raises:
         ValueError: if an argument is out of range; in training, before anything is condensed, if the budget is too
-            small for an image of each class of the stream, or ``condensed`` lacks a class.
-        TypeError: if there is no such option; in training, if samples are not float32 images.
+            small for an image of each class of the stream, the network cannot take the images, or ``condensed`` lacks
+            a class.
+        TypeError: if there is no such option, or a value is of the wrong type; in training, if samples are not float32
+            images.
     """
 
     max_size: int | None
@@ -113,9 +126,10 @@ class CondensedBuffer(ExemplarsBuffer):
                 raise ValueError(f"{name} must be a positive integer, got {value!r}")
         if precision not in ("float32", "float16"):
             raise ValueError(f"precision must be 'float32' or 'float16', got {precision!r}")
-        if checkpoint_every < 1:
-            raise ValueError(f"checkpoint_every must be at least 1, got {checkpoint_every}")
-        _check_kind(method, network, condensed)
+        check_integer("checkpoint_every", checkpoint_every)
+        check_network(network)
+        _check_kind(method, condensed)
+        mean, std = per_channel("mean", mean), per_channel("std", std)
         if memory_bytes is None and images_per_class is None and condensed is None:
             images_per_class = _IMAGES_PER_CLASS
         options = {**options, "seed": seed}
@@ -125,13 +139,13 @@ class CondensedBuffer(ExemplarsBuffer):
             images_per_class=images_per_class or 1,
             **options,
         )
-        draw_augmentation(settings.augmentation, (1, 1, 8, 8), generator=torch.Generator())  # complains at once
         super().__init__(memory_bytes or images_per_class)
         self.save_to = save_to
         self._in_bytes = memory_bytes is not None
         self._sets: dict[Group, CondensedSet] = {}
         self._template: Any = None  # a dataset of one image, like those of the stream
-        self._known: set[Group] = set()  # classes of the stream
+        self._known: dict[Group, int] = {}  # classes of the stream, and how many samples each has at least
+        self._tried: tuple[Sequence[int], int] | None = None  # images and outputs that a network was tried for
         self._source: Source
         half = precision == "float16"
         if condensed is not None:
@@ -139,8 +153,10 @@ class CondensedBuffer(ExemplarsBuffer):
         elif method == "random" or method == "herding":
             self._source = RawSamples(method, network=network, mean=mean, std=std, seed=seed)
         else:
-            arguments = {"mean": mean, "std": std, "callbacks": callbacks, "checkpoint_every": checkpoint_every}
-            self._source = Condensation(settings, options, network=network, half=half, arguments=arguments)
+            arguments = {"mean": mean, "std": std, "checkpoint_every": checkpoint_every}
+            self._source = Condensation(
+                settings, options, network=network, half=half, callbacks=callbacks, arguments=arguments
+            )
 
     def __len__(self) -> int:
         return sum(map(len, self._sets.values()))
@@ -149,10 +165,17 @@ class CondensedBuffer(ExemplarsBuffer):
     def memory(self) -> CondensedSet:
         """The images and their classes, in the order in which the classes came.
 
+        ``metadata["classes"]`` tells how many images each class of each task has; the other metadata are those on which
+        all classes agree.
+
         Raises:
             ValueError: if there are none yet.
         """
-        return CondensedSet.concat(list(self._sets.values()))
+        memory = CondensedSet.concat(list(self._sets.values()))
+        memory.metadata["classes"] = [
+            {"task": task, "class": label, "images": len(each)} for (task, label), each in self._sets.items()
+        ]
+        return memory
 
     @property
     def numel(self) -> int:
@@ -178,11 +201,15 @@ class CondensedBuffer(ExemplarsBuffer):
     def check(self, experience: Any) -> None:
         """Raises what :meth:`post_adapt` would raise, looking at one image: for all classes of the stream, if known."""
         shape, groups = image_shape(experience.dataset), groups_of(experience.dataset)
-        if not groups.keys() <= self._known:
-            self._known |= stream_groups(experience)
-        self._count(shape, len(self._known | self._sets.keys()))
-        count = self._count(shape, len(groups.keys() | self._sets.keys()))
-        self._source.check(shape, self._known, groups, count)
+        if not groups.keys() <= self._known.keys():
+            self._known = {**self._known, **groups, **stream_groups(experience)}
+        count = self._count(shape, len(self._known.keys() | self._sets.keys()))
+        self._source.check(shape, {**self._known, **groups}, None if self._in_bytes else count)
+        if (shape, self._outputs) != self._tried:
+            with random_state_kept():
+                self._source.try_network(shape, self._outputs)
+            self._tried = shape, self._outputs
+        self._template = one_image_dataset(experience.dataset)
 
     def post_adapt(self, agent_state: Any, exp: Any) -> None:
         """Takes in the classes of an experience.
@@ -191,6 +218,11 @@ class CondensedBuffer(ExemplarsBuffer):
             agent_state: the strategy; only its device is used.
             exp: the experience.
         """
+        self.add(agent_state, exp)
+        self.clean_up(exp)
+
+    def add(self, agent_state: Any, exp: Any) -> None:
+        """Does what :meth:`post_adapt` does without the :meth:`clean_up`, so that it is soon done when repeated."""
         self.check(exp)
         shape, groups = image_shape(exp.dataset), groups_of(exp.dataset)
         folder = None if self.save_to is None else Path(self.save_to)
@@ -199,19 +231,21 @@ class CondensedBuffer(ExemplarsBuffer):
             groups=groups,
             count=self._count(shape, len(groups.keys() | self._sets.keys())),
             images_per_class=None if self._in_bytes else self.max_size,
-            num_classes=1 + max(label for _, label in self._known | self._sets.keys()),
+            num_classes=self._outputs,
             device=torch.device(agent_state.device),
             folder=folder,
         )
-        self._sets |= self._source.take(request)
-        self._shrink()
-        first, (task, label) = self.memory.images(slice(0, 1)), next(iter(self._sets))
-        labels = [task] if has_task_labels(exp.dataset) else None
-        self._template = synthetic_dataset(exp.dataset, first, [label], labels)
+        self._sets = self._cut(self._sets | self._source.take(request))
         if folder is not None:
             path = experience_file(folder, exp.current_experience)
             self.memory.save(path.with_suffix(".safetensors"))
             save_picture_grid(self.memory, path.with_suffix(".png"))
+
+    def clean_up(self, exp: Any) -> None:
+        """Removes the files from which the condensation of an experience would have gone on."""
+        if self.save_to is not None:
+            for path in Path(self.save_to).glob(progress_file(exp.current_experience, "*")):
+                path.unlink()
 
     def resize(self, strategy: Any, new_size: int) -> None:
         """Changes the budget, in the unit that it has; images for which it is too small are dropped.
@@ -225,7 +259,7 @@ class CondensedBuffer(ExemplarsBuffer):
         """
         before, self.max_size = self.max_size, new_size
         try:
-            self._shrink()
+            self._sets = self._cut(self._sets)
         except ValueError:
             self.max_size = before
             raise
@@ -235,8 +269,23 @@ class CondensedBuffer(ExemplarsBuffer):
         return {"max_size": self.max_size, "sets": self._sets, "template": self._template}
 
     def load_checkpoint_state(self, state: dict[str, Any]) -> None:
-        """Goes on from a saved state."""
+        """Goes on from a saved state.
+
+        Raises:
+            ValueError: if its images are not stored as this policy stores them.
+        """
+        for each in state["sets"].values():
+            if (own := self._source.one_image(each.storage.shape[1:]).kind) != each.kind:
+                raise ValueError(
+                    f"the memory of the checkpoint is stored as {each.kind}, this policy stores {own}; build it with "
+                    "the rank and precision of the run that is to go on, or delete the checkpoint to start anew"
+                )
         self.max_size, self._sets, self._template = state["max_size"], state["sets"], state["template"]
+
+    @property
+    def _outputs(self) -> int:
+        """Outputs that networks need for all classes."""
+        return 1 + max(label for _, label in self._known.keys() | self._sets.keys())
 
     def _count(self, shape: Sequence[int], num_classes: int) -> int | None:
         """Returns how many images each of so many classes may have; None for all there are."""
@@ -253,20 +302,18 @@ class CondensedBuffer(ExemplarsBuffer):
             )
         return int(count)
 
-    def _shrink(self) -> None:
-        """Cuts every class to its share."""
-        if not self._sets:
-            return
-        count = self._count(self.memory.storage.shape[1:], len(self._sets))
-        self._sets = {
+    def _cut(self, sets: dict[Group, CondensedSet]) -> dict[Group, CondensedSet]:
+        """Returns every class cut to its share."""
+        if not sets:
+            return sets
+        count = self._count(CondensedSet.concat(list(sets.values())).storage.shape[1:], len(sets))
+        return {
             group: each if count is None or len(each) <= count else each.select(slice(0, count))
-            for group, each in self._sets.items()
+            for group, each in sets.items()
         }
 
 
-def _check_kind(method: str, network: Network, condensed: CondensedSet | None) -> None:
-    if isinstance(network, str) and network not in EVALUATION_NETWORKS:
-        raise ValueError(unknown_name("network", network, EVALUATION_NETWORKS))
+def _check_kind(method: str, condensed: CondensedSet | None) -> None:
     if condensed is not None:
         if not isinstance(condensed, CondensedSet):
             raise TypeError(f"condensed must be a clpack.condensation.CondensedSet, got {type(condensed).__name__}")
@@ -276,8 +323,8 @@ def _check_kind(method: str, network: Network, condensed: CondensedSet | None) -
             "method='mtt' needs experts that were trained on all classes, which no experience has; condense the whole "
             "data set with it before, and give the set as condensed"
         )
-    if method not in _METHODS:
-        raise ValueError(unknown_name("method", str(method), _METHODS))
+    if method not in get_args(Method):
+        raise ValueError(unknown_name("method", str(method), get_args(Method)))
 
 
 class CondensedMemoryMetric(PluginMetric[dict[str, int]]):

@@ -15,8 +15,9 @@ from clpack.presets import (
 from .augmentation import augment, dc_augment, draw_augmentation, draw_dc_augmentation
 from .callbacks import SnapshotWriter, TensorBoardWriter, picture_grid, save_picture_grid
 from .condense import Progress, Settings, condense, gradient_loops
+from .condensed_set import CondensedSet
 from .evaluate import Evaluation, classification_accuracy, evaluate, train_network
-from .images import CondensedSet, LowRankImages, PixelImages, SyntheticImages, equivalent_images_per_class
+from .images import LowRankImages, PixelImages, SyntheticImages, equivalent_images_per_class
 from .matching import distribution_distance, gradient_distance
 from .trajectories import ExpertBuffer, train_experts, trajectory_distance
 from .whitening import ZCA

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clpack.models import build_network
+from clpack.models import EVALUATION_NETWORKS, build_network
+from clpack.names import unknown_name
 from clpack.randomness import derive_seed, generator_for
 
 from .augmentation import draw_augmentation
@@ -19,6 +20,7 @@ Network = str | Callable[[], nn.Module]
 
 def network_factory(network: Network, num_classes: int, shape: Sequence[int]) -> Callable[[], nn.Module]:
     """Returns what builds a network for images ``(..., C, H, W)``, of its name or as it is."""
+    check_network(network)
     if not isinstance(network, str):
         return network
     channels, height, width = shape[-3:]
@@ -29,19 +31,71 @@ def network_factory(network: Network, num_classes: int, shape: Sequence[int]) ->
     return lambda: build_network(network, num_classes, input_size=height, in_channels=channels)
 
 
-def describe_network(network: Network, factory: Callable[[], nn.Module]) -> str:
-    """Returns the layers of a network that is built by its name; of others nothing is known."""
-    if not isinstance(network, str):
-        return "custom"
-    with torch.device("meta"):  # draws nothing
-        return repr(factory())
+def check_network(network: Any) -> None:
+    """Raises unless it is the name of a network, or what may be a function that builds one.
+
+    Raises:
+        ValueError: if there is no network of that name.
+        TypeError: if it is neither.
+    """
+    if isinstance(network, str):
+        if network not in EVALUATION_NETWORKS:
+            raise ValueError(unknown_name("network", network, EVALUATION_NETWORKS))
+    elif isinstance(network, nn.Module) or not callable(network):
+        raise TypeError(f"network must be a name or a function that builds a network, got {type(network).__name__}")
+
+
+def try_network(network: Network, num_classes: int, shape: Sequence[int], *, embeds: bool) -> nn.Module:
+    """Builds a network and passes an image through it, on the CPU; global generators do not change.
+
+    Args:
+        network: see :func:`clpack.condensation.condense`.
+        num_classes: outputs that it must have.
+        shape: ``(C, H, W)`` of the image.
+        embeds: whether its ``features`` are what is needed, and not its outputs.
+
+    Raises:
+        ValueError: if it has not what is needed, or cannot take the image.
+        TypeError: if it is not a module.
+    """
+    factory = network_factory(network, num_classes, shape)
+    with _seeded(0, torch.device("cpu")), torch.no_grad():
+        built = _module(factory()).eval()
+        if embeds and not hasattr(built, "features"):
+            raise ValueError(
+                "network must have features, the embedding of images, for method='dm' or 'herding'; "
+                f"{type(built).__name__} has none"
+            )
+        used: Any = built.features if embeds else built
+        try:
+            found = used(torch.zeros(1, *shape)).shape
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise ValueError(f"network cannot take images of shape {tuple(shape)}: {error}") from error
+    if not embeds and (len(found) != 2 or found[1] < num_classes):
+        raise ValueError(
+            f"network must give an output for each of {num_classes} classes, shape (1, {num_classes}) for one image, "
+            f"got {tuple(found)}"
+        )
+    return built
+
+
+def describe_network(factory: Callable[[], nn.Module]) -> str:
+    """Returns the layers of what a factory builds, and the shapes of its parameters."""
+    network = random_network(factory, torch.device("cpu"), 0)
+    return f"{network!r} {[tuple(parameter.shape) for parameter in network.parameters()]}"
 
 
 def random_network(factory: Callable[[], nn.Module], device: torch.device, seed: int, *names: str | int) -> nn.Module:
     """Builds a network whose weights are those of the stream called ``names``; global generators do not change."""
     with _seeded(derive_seed(seed, "network", *names), device):
-        network = factory()
+        network = _module(factory())
     return network.to(device).train()
+
+
+def _module(built: Any) -> nn.Module:
+    if not isinstance(built, nn.Module):
+        raise TypeError(f"network must be a function that builds a torch.nn.Module, it gave a {type(built).__name__}")
+    return built
 
 
 @contextlib.contextmanager

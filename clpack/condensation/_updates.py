@@ -280,5 +280,8 @@ class TrajectoryMatching(_Update):
         return {name: part.view(shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)}
 
 
+Updater = GradientMatching | DistributionMatching | TrajectoryMatching
+
+
 def _labels(images: Tensor, label: int) -> Tensor:
     return torch.full(images.shape[:1], label, dtype=torch.int64, device=images.device)

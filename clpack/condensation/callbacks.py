@@ -12,7 +12,7 @@ from torch import Tensor
 from clpack.files import atomic_path
 
 from .condense import Progress
-from .images import CondensedSet
+from .condensed_set import CondensedSet
 
 __all__ = ["SnapshotWriter", "TensorBoardWriter", "picture_grid", "save_picture_grid"]
 
@@ -56,7 +56,7 @@ def save_picture_grid(condensed: CondensedSet, path: str | os.PathLike[str], *, 
 
 
 class SnapshotWriter:
-    """A callback of :func:`condense` that writes ``iteration_000500.png`` and so on.
+    """A callback of :func:`condense` that writes ``iteration_000500.png`` and so on, after the name of the part if any.
 
     Args:
         folder: where to; created if it is missing.
@@ -72,12 +72,15 @@ class SnapshotWriter:
     def __call__(self, progress: Progress) -> None:
         """Writes a file, if it is time."""
         if _is_due(progress, self.every):
-            path = self.folder / f"iteration_{progress.iteration:06d}.png"
+            name = f"iteration_{progress.iteration:06d}.png"
+            path = self.folder / "_".join(filter(None, (progress.part, name)))
             save_picture_grid(progress.condensed, path, images_per_class=self.images_per_class)
 
 
 class TensorBoardWriter:
     """A callback of :func:`condense` that logs the loss, ``condensation/loss``, and pictures, ``condensation/images``.
+
+    Where sets are condensed in parts, the tags are ``condensation/<part>/loss`` and ``condensation/<part>/images``.
 
     Args:
         writer: a ``torch.utils.tensorboard.SummaryWriter``.
@@ -92,10 +95,11 @@ class TensorBoardWriter:
 
     def __call__(self, progress: Progress) -> None:
         """Logs what it is time for."""
+        tag = "/".join(filter(None, ("condensation", progress.part)))
         if _is_due(progress, self.every):
-            self.writer.add_scalar("condensation/loss", float(progress.loss), progress.iteration)
+            self.writer.add_scalar(f"{tag}/loss", float(progress.loss), progress.iteration)
         if _is_due(progress, self.images_every):
-            self.writer.add_image("condensation/images", picture_grid(progress.condensed), progress.iteration)
+            self.writer.add_image(f"{tag}/images", picture_grid(progress.condensed), progress.iteration)
 
 
 def _positive(every: int) -> int:

@@ -17,7 +17,6 @@ stay as they are; a network trained for matching is the same for equal seeds, no
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -26,22 +25,23 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from clpack.files import atomic_path
 from clpack.names import unknown_name
 from clpack.presets import DSA_NATURAL
+from clpack.randomness import generator_for
 
+from ._checkpoint import describe_run, restore, save
 from ._draws import Draws, Network, describe_network, network_factory
-from ._updates import DistributionMatching, GradientMatching, RealImages, TrajectoryMatching
+from ._updates import DistributionMatching, GradientMatching, RealImages, TrajectoryMatching, Updater
+from .augmentation import draw_augmentation
+from .condensed_set import CondensedSet
 from .evaluate import _check_pair
-from .images import CondensedSet, LowRankImages, PixelImages, Rounding, SyntheticImages, equivalent_images_per_class
+from .images import LowRankImages, PixelImages, Rounding, SyntheticImages, equivalent_images_per_class
 from .matching import Metric
 from .trajectories import ExpertBuffer
 
-__all__ = ["Progress", "Settings", "condense", "gradient_loops"]
+__all__ = ["Progress", "Settings", "check_integer", "condense", "gradient_loops"]
 
 Method = Literal["dc", "dsa", "dm", "mtt"]
 Init = Literal["noise", "real", "svd"]
@@ -130,12 +130,11 @@ class Settings:
 
         Raises:
             ValueError: if a value is out of range.
-            TypeError: if there is no such option.
+            TypeError: if there is no such option, or a value is of the wrong type.
         """
         if method not in get_args(Method):
             raise ValueError(unknown_name("method", str(method), get_args(Method)))
-        if images_per_class < 1:
-            raise ValueError(f"images_per_class must be at least 1, got {images_per_class}")
+        check_integer("images_per_class", images_per_class)
         fields = [field.name for field in dataclasses.fields(cls)]
         for name in options:
             if name not in fields:
@@ -150,18 +149,32 @@ class Settings:
         return cls(method=method, rank=rank, images_per_class=images_per_class, **{**defaults, **options})
 
     def __post_init__(self) -> None:
-        positive = ("iterations", "batch_real", "batch_train", "network_reuse", "syn_steps", "expert_epochs")
-        for name in (*positive, "max_start_epoch", "batch_syn", "piece_size"):
+        numbers = ("images_per_class", "iterations", "batch_real", "batch_train", "network_reuse", "piece_size")
+        for name in (*numbers, "syn_steps", "expert_epochs", "max_start_epoch"):
+            check_integer(name, getattr(self, name))
+        for name in ("rank", "batch_syn"):
+            if getattr(self, name) is not None:
+                check_integer(name, getattr(self, name))
+        pair = (
+            isinstance(self.loops, Sequence) and len(self.loops) == 2 and all(type(each) is int for each in self.loops)
+        )
+        if not pair or self.loops[0] < 1 or self.loops[1] < 0:
+            raise ValueError(f"loops must be outer and inner loops, integers of at least 1 and 0, got {self.loops!r}")
+        for name in ("lr_img", "lr_net", "lr_teacher", "lr_lr", "momentum"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        if len(self.loops) != 2 or self.loops[0] < 1 or self.loops[1] < 0:
-            raise ValueError(f"loops must be outer and inner loops, at least 1 and 0, got {self.loops}")
-        for name in ("lr_img", "lr_net", "lr_teacher", "lr_lr"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
+            if not value > 0 and name != "momentum":
+                raise ValueError(f"{name} must be positive, got {value}")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")
+        for name, choice, known in (
+            ("metric", self.metric, get_args(Metric)),
+            ("rounding", self.rounding, get_args(Rounding)),
+        ):
+            if choice not in known:
+                raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {choice!r}")
+        draw_augmentation(self.augmentation, (1, 1, 8, 8), generator=generator_for(self.seed))  # complains at once
         allowed = ("noise", "real") if self.rank is None else ("noise", "svd")
         if self.init not in allowed:
             kind = "pixels" if self.rank is None else f"factors of rank {self.rank}"
@@ -182,6 +195,8 @@ class Progress:
             distance.
         condensed: the set as it is now; it goes on changing.
         lr: MTT: the learned learning rate as it is now, a scalar on the device; it goes on changing.
+        part: which part of a larger work is being condensed, as a word for names of files and curves; ``""`` if it is
+            all.
     """
 
     iteration: int
@@ -189,6 +204,7 @@ class Progress:
     loss: Tensor
     condensed: CondensedSet
     lr: Tensor | None = None
+    part: str = ""
 
 
 def condense(
@@ -258,8 +274,7 @@ def condense(
     device = torch.device(images.device if device is None else device)
     options.setdefault("piece_size", 16 if device.type == "cpu" else 4096)
     settings = Settings.for_method(method, rank=rank, images_per_class=images_per_class, **options)
-    if checkpoint_every < 1:
-        raise ValueError(f"checkpoint_every must be at least 1, got {checkpoint_every}")
+    check_integer("checkpoint_every", checkpoint_every)
     classes = _classes(targets, classes)
     outputs = int(targets.max()) + 1 if num_classes is None else num_classes
     if outputs <= max(classes):
@@ -269,15 +284,13 @@ def condense(
     draws = Draws(settings.seed, factory, device)
     storage = _start(real, settings, draws).to(device)
     updater = _updater(real, storage, settings, draws, experts)
-    condensed = CondensedSet(
-        storage, updater.targets, mean=mean, std=std, metadata={"settings": _as_json(settings), "classes": classes}
-    )
+    condensed = CondensedSet(storage, updater.targets, mean=mean, std=std, metadata={"settings": _as_json(settings)})
     run, first = "", 0
     if checkpoint is not None:
         checkpoint = Path(checkpoint)
-        run = _describe(images, targets, condensed, describe_network(network, factory))
+        run = describe_run(images, targets, condensed, describe_network(factory))
         if checkpoint.exists():
-            first = _restore(checkpoint, updater, run)
+            first = restore(checkpoint, updater, run)
     for iteration in range(first, settings.iterations):
         loss = updater.update(iteration)
         done = iteration + 1
@@ -285,14 +298,19 @@ def condense(
         for callback in callbacks:
             callback(Progress(done, settings.iterations, loss, condensed, lr))
         if checkpoint is not None and (done % checkpoint_every == 0 or done == settings.iterations):
-            _save(checkpoint, updater, done, run)
+            save(checkpoint, updater, done, run)
     if isinstance(updater, TrajectoryMatching):
         condensed.metadata["lr"] = updater.lr.item()
     storage.requires_grad_(False)
     return condensed
 
 
-Updater = GradientMatching | DistributionMatching | TrajectoryMatching
+def check_integer(name: str, value: Any) -> None:
+    """Raises unless an argument is a positive integer."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, got {value!r} of type {type(value).__name__}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
 
 
 def _updater(
@@ -357,56 +375,6 @@ def _start(real: RealImages, settings: Settings, draws: Draws) -> SyntheticImage
     return storage
 
 
-# ---------------------------------------------------------------------------------------------------- checkpoints
-
-
 def _as_json(settings: Settings) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(settings)))
     return content
-
-
-def _describe(images: Tensor, targets: Tensor, condensed: CondensedSet, network: str) -> str:
-    """Returns what a run depends on, as JSON: a checkpoint fits a run of the same text."""
-    digest = hashlib.sha256()
-    for tensor in (images, targets):
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    data = {"shape": list(images.shape), "sha256": digest.hexdigest()}
-    return json.dumps({**condensed.metadata, "data": data, "network": network}, sort_keys=True)
-
-
-def _save(path: Path, updater: Updater, iteration: int, run: str) -> None:
-    tensors = {}
-    for name, tensor in _state(updater).items():
-        tensors[name] = tensor.detach().cpu().contiguous()
-    with atomic_path(path) as partial:
-        save_file(tensors, partial, metadata={"iteration": str(iteration), "run": run})
-
-
-def _restore(path: Path, updater: Updater, run: str) -> int:
-    """Loads a checkpoint; returns the iterations done."""
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-        if metadata.get("run") != run:
-            raise ValueError(
-                f"checkpoint {path} is of another run; remove it or name another file.\n"
-                f"It has {metadata.get('run')},\nthis run {run}"
-            )
-        with torch.no_grad():
-            for name, tensor in _state(updater).items():
-                tensor.copy_(file.get_tensor(name))
-    return int(metadata["iteration"])
-
-
-def _state(updater: Updater) -> dict[str, Tensor]:
-    """Returns all tensors that an update changes: those that are learned, and their momentum."""
-    tensors: dict[str, Tensor] = {}
-    for index, optimizer in enumerate(updater.optimizers):
-        for position, parameter in enumerate(optimizer.param_groups[0]["params"]):
-            tensors[f"{index}.{position}"] = parameter
-            if updater.settings.momentum:
-                # A zero buffer gives the first step that no buffer gives: there is no dampening.
-                state = optimizer.state[parameter]
-                if state.get("momentum_buffer") is None:
-                    state["momentum_buffer"] = torch.zeros_like(parameter)
-                tensors[f"{index}.{position}.momentum"] = state["momentum_buffer"]
-    return tensors

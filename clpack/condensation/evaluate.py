@@ -227,10 +227,14 @@ def classification_accuracy(network: nn.Module, images: Tensor, targets: Tensor,
 
 
 def _check_pair(images_name: str, images: Tensor, targets_name: str, targets: Tensor) -> None:
+    expected = "one floating-point tensor of shape (N, C, H, W), normalized (resize images of several sizes first)"
+    if isinstance(images, list | tuple) and all(isinstance(image, Tensor) for image in images):
+        shapes = ", ".join(map(str, sorted({tuple(image.shape) for image in images})))
+        raise TypeError(f"{images_name} must be {expected}, got {type(images).__name__} of images of shape {shapes}")
     check_labeled_images(
         images,
         targets,
-        expected="one floating-point tensor of shape (N, C, H, W), normalized (resize images of several sizes first)",
+        expected=expected,
         names=(images_name, targets_name),
     )
     if images.dim() != 4 or len(images) == 0:

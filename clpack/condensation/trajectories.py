@@ -133,7 +133,7 @@ def train_experts(
     factory = network_factory(network, int(targets.max()) + 1, images.shape)
     settings: dict[str, Any] = {
         "images": list(images.shape),
-        "network": describe_network(network, factory),
+        "network": describe_network(factory),
         "epochs": epochs,
         "lr": lr,
         "batch_size": batch_size,

@@ -16,6 +16,7 @@ from clpack.condensation import (
     CondensedSet,
     LowRankImages,
     PixelImages,
+    Progress,
     Settings,
     SnapshotWriter,
     TensorBoardWriter,
@@ -125,6 +126,19 @@ def test_network_by_name(data, tmp_path):
         condense(*data, **{**arguments, "network": "ConvNetD2"})
 
 
+def test_a_checkpoint_is_of_one_network_and_readable(data, tmp_path):
+    path = tmp_path / "checkpoint"
+    arguments = {**arguments_of("dm", None), "checkpoint": path}
+    whole, state = condense(*data, **arguments), torch.get_rng_state()
+    assert torch.equal(condense(*data, **{**arguments, "network": lambda: small_network()}).images(), whole.images())
+    assert torch.equal(torch.get_rng_state(), state)
+    with pytest.raises(ValueError, match="is of another run"):
+        condense(*data, **{**arguments, "network": lambda: small_network("batch")})
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"checkpoint .*checkpoint is damaged .* remove it to start anew"):
+        condense(*data, **arguments)
+
+
 def test_learned_learning_rate(data, experts):
     seen = []
     arguments = {**arguments_of("mtt", experts), "lr_lr": 1e-5}
@@ -229,6 +243,13 @@ def test_callbacks(data, tmp_path):
     with pytest.raises(ValueError, match="at least 1, got 0"):
         SnapshotWriter(tmp_path, every=0)
 
+    whole = LowRankImages(2, 1, SIDE, SIDE, 2)
+    progress = Progress(5, 5, torch.zeros(()), CondensedSet(whole, torch.tensor([0, 1])), part="class_3")
+    for callback in callbacks:
+        callback(progress)
+    assert (tmp_path / "class_3_iteration_000005.png").exists()
+    assert writer.records[-2:] == [("condensation/class_3/loss", 5), ("condensation/class_3/images", 5)]
+
 
 def test_recorded_loops(golden):
     loops = golden("condensation/rules").meta["loops"]["base_dc"]
@@ -286,6 +307,11 @@ def test_bad_arguments(data, experts):
         ),
         ((images, targets), {"network_reuse": 2}, "network_reuse is for method='dm'"),
         ((images, targets), {"loops": (0, 1)}, r"loops must be outer and inner loops, .* got \(0, 1\)"),
+        ((images, targets), {"loops": 3}, "loops must be outer and inner loops, .* got 3"),
+        ((images, targets), {"metric": "x"}, "metric must be one of 'ours', 'mse', 'cos', got 'x'"),
+        ((images, targets), {"rounding": "up"}, "rounding must be one of 'total', 'per_image', got 'up'"),
+        ((images, targets), {"augmentation": "spin"}, "spin"),
+        ((images, targets), {"network": "ConvNett"}, "unknown network 'ConvNett': did you mean 'ConvNet'"),
         ((images, targets), {"iterations": 0}, "iterations must be at least 1, got 0"),
         ((images, targets), {"momentum": 1.0}, r"momentum must be in \[0, 1\), got 1.0"),
         ((images, targets), {"lr_img": 0.0}, "lr_img must be positive, got 0.0"),
@@ -308,9 +334,21 @@ def test_bad_arguments(data, experts):
             condense(*arguments, **{"iterations": 1, **options})
     for arguments, options, message in (
         ((images.mul(255).byte(), targets), {}, "one floating-point tensor .* got torch.uint8"),
-        (([images[0], images[1, :, :8]], targets), {}, r"\(resize images of several sizes first\), got list"),
+        (
+            ([images[0], images[1, :, :8]], targets),
+            {},
+            r"\(resize .* first\), got list of .* \(1, 8, 12\), \(1, 12, 12\)",
+        ),
         ((images, targets.int()), {}, "int64 tensor of class labels, got torch.int32"),
         ((images, targets), {"learning_rate": 0.1}, "unknown option 'learning_rate'"),
+        ((images, targets), {"batch_real": 1.5}, "batch_real must be an integer, got 1.5 of type float"),
+        ((images, targets), {"rank": 2.5}, "rank must be an integer, got 2.5"),
+        ((images, targets), {"checkpoint_every": 1.5}, "checkpoint_every must be an integer, got 1.5"),
+        ((images, targets), {"lr_img": "1"}, "lr_img must be a number, got '1' of type str"),
+        ((images, targets), {"seed": None}, "seed must be an integer, got None"),
+        ((images, targets), {"mean": 0.3}, "mean must hold a number for each channel, such as .*, got 0.3"),
+        ((images, targets), {"network": None}, "must be a name or a function that builds a network, got NoneType"),
+        ((images, targets), {"network": dict}, "must be a function that builds a torch.nn.Module, it gave a dict"),
     ):
         with pytest.raises(TypeError, match=message):
             condense(*arguments, **options)

@@ -106,6 +106,10 @@ def test_half_precision(tmp_path):
     torch.testing.assert_close(half.images(), condensed.images(), rtol=1e-2, atol=1e-2)
     half.save(tmp_path / "half")
     assert CondensedSet.load(tmp_path / "half").nbytes == half.nbytes
+    with torch.no_grad():
+        condensed.storage.a[0, 0, 0, 0] = 70_000.0
+    with pytest.raises(ValueError, match="whose numbers reach 70000 cannot be stored in half precision"):
+        condensed.half()
 
 
 def test_parts_and_joins():
@@ -115,6 +119,9 @@ def test_parts_and_joins():
     assert joined.targets.tolist() == [2, 2, 0, 0]
     assert torch.equal(joined.images(), condensed.images(torch.tensor([4, 5, 0, 1])))
     assert joined.metadata == {"rank": 2}
+    parts[1].metadata = {"rank": 2, "lr": 0.1, "settings": {"seed": 0, "count": 2}}
+    parts[0].metadata = {"rank": 3, "seed": 1, "settings": {"seed": 0, "count": 1}}
+    assert CondensedSet.concat(parts).metadata == {"settings": {"seed": 0}}
     with pytest.raises(ValueError, match=r"classes must be among \[0, 1, 2\], got \[7\]"):
         condensed.select_classes([1, 7])
     with pytest.raises(ValueError, match="one kind, size and precision"):

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 import torch
-from avalanche.benchmarks import dataset_benchmark, nc_benchmark
+from avalanche.benchmarks import benchmark_from_datasets, dataset_benchmark, nc_benchmark
+from avalanche.benchmarks.utils import DataAttribute
 from avalanche.core import SupervisedPlugin
-from avalanche.training.plugins import EvaluationPlugin, EWCPlugin, LwFPlugin, ReplayPlugin
+from avalanche.training.plugins import (
+    EvaluationPlugin,
+    EWCPlugin,
+    LRSchedulerPlugin,
+    LwFPlugin,
+    ReplayPlugin,
+    SynapticIntelligencePlugin,
+)
 from avalanche.training.storage_policy import HerdingSelectionStrategy
 from avalanche.training.supervised import Naive
 from torch import nn
 from torchvision.transforms import Compose, Normalize, RandomHorizontalFlip
 
+from clpack.benchmarks import NoisyDigits
 from clpack.condensation import (
     CondensedSet,
     LowRankImages,
@@ -35,6 +46,8 @@ from clpack.strategies import (
     InMemoryLoaderPlugin,
     PruningPlugin,
     RandomStreamsPlugin,
+    SubnetworkPlugin,
+    TAGPlugin,
     maybe_load_checkpoint,
     save_checkpoint,
     with_head,
@@ -151,6 +164,20 @@ class TestBudget:
                 2 * count * (4 * numbers + 8),
             )
 
+    @pytest.mark.parametrize("method", ["dm", "dc"])
+    def test_no_more_images_than_samples_to_begin_with(self, method):
+        targets = torch.tensor([0] * 30 + [1] * 30 + [2] * 3 + [3] * 30)
+        data = TensorImages(torch.randn(len(targets), 1, 8, 8), targets)
+        stream = nc_benchmark(data, data, 2, False, shuffle=False)
+        policy, strategy = CondensedBuffer(method, memory_bytes=80 * 136, init="svd", **FAST, loops=(1, 0)), naive()
+        counts = []
+        for experience in stream.train_stream:
+            policy.post_adapt(strategy, experience)
+            counts.append([len(images) for images in images_of(policy.memory).values()])
+        assert counts == [[30, 30], [20, 20, 3, 20 if method == "dm" else 3]]  # DC makes equally many at once
+        with pytest.raises(ValueError, match="init='svd' needs 4 samples .* class 2 has 3"):
+            naive(plugin(method, init="svd", images_per_class=2)).train(stream.train_stream[0])  # the class comes later
+
     def test_too_small_for_the_stream(self, make_stream):
         strategy = naive(plugin(images_per_class=None, memory_bytes=1359))
         with pytest.raises(ValueError, match=r"at least 1360, for an image of 136 bytes, .* 10 classes, got 1359"):
@@ -179,6 +206,18 @@ class TestMemory:
             memories.append(images_of(policy.memory))
         for memory in memories[1:]:
             assert all(torch.equal(images, memory[label]) for label, images in memories[0].items())
+
+    @pytest.mark.parametrize(("device", "together"), [("cpu", 1), ("cuda", 2)])
+    def test_classes_that_dm_condenses_together(self, make_stream, monkeypatch, device, together):
+        def stop(images, targets, **options):
+            assert len(targets.unique()) == together
+            raise Killed
+
+        monkeypatch.setattr("clpack.strategies._memory_sources.condense", stop)
+        strategy = naive()
+        strategy.device = torch.device(device)
+        with pytest.raises(Killed):
+            CondensedBuffer(**FAST).post_adapt(strategy, make_stream(5).train_stream[0])
 
     @pytest.mark.parametrize("method", ["dc", "dsa", "dm"])
     def test_is_what_condense_makes(self, make_stream, method):
@@ -319,6 +358,39 @@ class TestMemory:
             memories.append(policy.memory.images())
         assert torch.equal(*memories)
 
+    def test_transforms_that_draw_from_any_generator(self, digits):
+        def draw(image):
+            return image + 0 * (random.random() + np.random.mtrand.random() + torch.rand(()))
+
+        stream = nc_benchmark(*digits, 5, False, shuffle=False, eval_transform=draw, train_transform=draw)
+        policy, strategy, state = CondensedBuffer(**FAST), naive(), host_random_state()
+        policy.post_adapt(strategy, stream.train_stream[0])
+        assert state == host_random_state()
+
+    def test_images_of_several_sizes(self, digits):
+        class Mixed(TensorImages):
+            def __getitem__(self, index):
+                image, label = super().__getitem__(index)
+                return (image[..., :7] if index == 20 else image), label
+
+        data = Mixed(digits[0].images, digits[0].targets)
+        stream = nc_benchmark(data, digits[1], 1, False)
+        with pytest.raises(ValueError, match=r"of one size to be condensed, got \(1, 8, 7\), \(1, 8, 8\); let eval_"):
+            CondensedBuffer(**FAST).post_adapt(naive(), stream.train_stream[0])
+
+    def test_what_is_told_about_it(self, make_stream, tmp_path):
+        parts = []
+        options = {**FAST, "callbacks": [lambda progress: parts.append(progress.part)], "save_to": tmp_path}
+        policy, strategy = CondensedBuffer(memory_bytes=4000, **options), naive()
+        for experience in make_stream(5, True).train_stream[:2]:
+            policy.post_adapt(strategy, experience)
+        names = [f"experience_00{task}_task_{task}_class_{label}" for task, label in ((0, 0), (0, 1), (1, 2), (1, 3))]
+        assert list(dict.fromkeys(parts)) == names
+        told = CondensedSet.load(tmp_path / "experience_001.safetensors").metadata
+        assert told["classes"] == [{"task": k // 2, "class": k, "images": 7} for k in range(4)]
+        assert told["settings"]["rank"] == 2
+        assert "images_per_class" not in told["settings"]  # 14 for the first two classes, 7 for the others
+
     def test_works_in_avalanches_replay(self, make_stream):
         policy = CondensedBuffer(images_per_class=2, **FAST)
         strategy = naive(ReplayPlugin(mem_size=2, storage_policy=policy))
@@ -328,19 +400,28 @@ class TestMemory:
 
 
 @pytest.mark.parametrize("method", ["dm", "dc", "random"])
-def test_no_sample_is_in_a_checkpoint(make_stream, tmp_path, method):
-    stream, path = make_stream(5), tmp_path / "state.safetensors"
-    own = plugin(method, save_to=tmp_path / "memory")
+def test_no_sample_is_in_a_checkpoint(make_stream, digits, tmp_path, method):
+    path = tmp_path / "state.safetensors"
+    normalize = Normalize([0.3], [0.4])  # samples are looked for as they are, and as they are condensed
+    stream = make_stream(5, train_transform=normalize, eval_transform=normalize)
+    contents, names = [], set()
+
+    def collect(progress=None):
+        for file in tmp_path.rglob("*.safetensors"):
+            contents.append(file.read_bytes())
+            names.add(file.name.split("_")[0])
+
+    own = plugin(method, save_to=tmp_path / "memory", callbacks=[collect], checkpoint_every=1)
     strategy = naive(CheckpointPlugin(path, mode="iteration", save_every=2), own)
     for experience in stream.train_stream[:2]:
         strategy.train(experience)
-    contents = [file.read_bytes() for file in tmp_path.rglob("*.safetensors")]
+    collect()
     save_checkpoint(strategy, path)
     contents.append(path.read_bytes())
-    images = torch.cat([read_images(experience.dataset)[0] for experience in stream.train_stream[:2]])
-    found = [image.numpy().tobytes() in content for image in images for content in contents]
-    assert len(contents) == {"dm": 9, "dc": 7, "random": 5}[method]
-    assert any(found) == (method == "random")
+    images = digits[0].images[torch.tensor(digits[0].targets) < 4]
+    samples = [image.numpy().tobytes() for image in (*images, *normalize(images))]
+    assert names >= ({"experience"} if method == "random" else {"experience", "condensation"})
+    assert any(sample in content for sample in samples for content in contents) == (method == "random")
 
 
 class TestReplay:
@@ -367,14 +448,36 @@ class TestReplay:
         model = with_head(convnet(), head)
         before = [others[beside]] if beside in others else []
         options = {"template": TAG, "lr": 0.01} if beside == "TAG" else {}
-        strategy = naive(*before, own, model=model, **options)
+        watch = Watch(lambda strategy: (strategy.mb_x, strategy.mb_y, strategy.mb_task_id))
+        strategy = naive(*before, own, watch, model=model, **options)
         for experience in stream.train_stream[:3]:
+            del watch.notes[:]
+            memory = {image.numpy().tobytes(): (label, task) for image, label, *_, task in own.storage_policy.buffer}
             strategy.train(experience)
             strategy.eval(stream.test_stream)
+            for batch in watch.notes:
+                found = {image.numpy().tobytes(): (int(y), int(t)) for image, y, t in zip(*batch, strict=True)}
+                assert memory.items() <= found.items()  # all four, eight or twelve
+                assert len(found) > len(memory)
         assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
         assert len(own.storage_policy) == 6 * 2
         if labels:
             assert [sample[-1] for sample in own.storage_policy.buffer] == [0] * 4 + [1] * 4 + [2] * 4
+
+    @pytest.mark.parametrize("memory_only", [False, True])
+    def test_streams_with_further_fields(self, memory_only):
+        stream, own = NoisyDigits(5, seed=0, label_noise=20), plugin(memory_only=memory_only)
+        strategy = naive(own)
+        for experience in stream.train_stream[:2]:
+            strategy.train(experience)
+        assert len(own.storage_policy.buffer) == 8
+        data = stream.train_stream[0].dataset
+        shown = DataAttribute([0] * len(data), "is_changed", use_in_getitem=True)
+        stream = benchmark_from_datasets(train=[data.update_data_attribute("is_changed", shown)])
+        with pytest.raises(
+            ValueError, match=r"have the fields \['is_changed'\], of which condensed images have no val"
+        ):
+            naive(plugin()).train(stream.train_stream[0])
 
     def test_kept_samples_are_what_is_condensed(self, make_stream):
         pruning, own = PruningPlugin("random", remove_fraction=0.8), plugin("random", images_per_class=100)
@@ -382,6 +485,13 @@ class TestReplay:
         naive(pruning, own).train(experience)
         kept, memory = experience.dataset.subset(pruning.selections[0].kept.tolist()), own.storage_policy.memory
         assert {image.numpy().tobytes() for image in memory.images()} == {x.numpy().tobytes() for x, *_ in kept}
+
+    def test_kept_samples_are_what_is_checked(self, make_stream):
+        pruning = PruningPlugin("random", remove_fraction=0.98, min_per_class=0)
+        strategy = naive(pruning, plugin(init="svd", images_per_class=2))
+        with pytest.raises(ValueError, match=r"init='svd' needs 4 samples of each class .* class [01] has [123];"):
+            strategy.train(make_stream(5).train_stream[0])
+        assert strategy.clock.train_iterations == 0
 
 
 class TestMemoryOnly:
@@ -418,52 +528,74 @@ class TestMemoryOnly:
             def before_training_iteration(self, strategy, **kwargs):
                 pairs.append([strategy.mb_x])
 
-        strategy = naive(Before(), own, Watch(lambda strategy: pairs[-1].append(strategy.mb_x)), train_mb_size=2)
-        strategy.train(make_stream(5).train_stream[0])
-        generator = generator_for(2, "memory augmentation", 0, 0)
-        assert len(pairs) == 2
-        for before, after in pairs:
+        after = Watch(lambda strategy: pairs[-1].append(strategy.mb_x))
+        strategy = naive(Before(), own, after, train_mb_size=2, train_epochs=2)
+        for experience in make_stream(5).train_stream[:2]:
+            strategy.train(experience)
+        epochs = [(0, 0)] * 2 + [(0, 1)] * 2 + [(1, 0)] * 4 + [(1, 1)] * 4
+        assert len(pairs) == len(epochs)
+        known = {}
+        for (before, after), epoch in zip(pairs, epochs, strict=True):
+            generator = known.setdefault(epoch, generator_for(2, "memory augmentation", *epoch))
             if family == "dsa":
                 expected = augment(before, "crop_rotate", generator=generator, siamese=False)
             else:
                 expected = dc_augment(before, "crop_rotate", generator=generator)
             assert torch.equal(after, expected)
 
-    def test_learning_rate(self, make_stream):
-        rates = []
-
-        class Rates(SupervisedPlugin):
-            def before_training_epoch(self, strategy, **kwargs):
-                rates.append((strategy.optimizer.param_groups[0]["lr"], bool(strategy.optimizer.state)))
-
-        strategy = naive(plugin(memory_only=True), Rates(), train_epochs=7)
+    @pytest.mark.parametrize("kind", [float, torch.tensor])
+    def test_learning_rate(self, make_stream, kind):
+        model, rates = convnet(), Rates()
+        groups = [{"params": model.features.parameters()}, {"params": model.linear.parameters(), "lr": kind(0.5)}]
+        optimizer = torch.optim.SGD(groups, lr=kind(0.05), momentum=0.9)
+        strategy = naive(plugin(memory_only=True), rates, model=model, optimizer=optimizer, train_epochs=7)
         for experience in make_stream(5).train_stream[:2]:
             strategy.train(experience)
         # after epoch 6 // 2 + 1, the rate falls and the momentum is gone
-        high, low = 0.05, pytest.approx(0.005)
-        assert rates == 2 * ([(high, False)] + 4 * [(high, True)] + [(low, False), (low, True)])
-        assert strategy.optimizer.param_groups[0]["lr"] == 0.05
+        high, low = pytest.approx([0.05, 0.5]), pytest.approx([0.005, 0.05])
+        assert [rate for rate, _ in rates.notes] == 2 * (5 * [high] + 2 * [low])
+        assert [momentum for _, momentum in rates.notes] == 2 * [False, True, True, True, True, False, True]
+        assert [group["lr"] for group in optimizer.param_groups] == [kind(0.05), kind(0.5)]
 
-    def test_interrupted_training_starts_from_the_first_rate_again(self, make_stream):
+    @pytest.mark.parametrize("first", [True, False])
+    def test_learning_rate_of_a_scheduler(self, make_stream, first):
+        model, rates, own = convnet(), Rates(), plugin(memory_only=True)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.08)
+        schedule = LRSchedulerPlugin(torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 0.5**epoch))
+        plugins = [schedule, own, rates] if first else [own, schedule, rates]
+        strategy = naive(*plugins, model=model, optimizer=optimizer, train_epochs=5)
+        for experience in make_stream(5).train_stream[:2]:
+            strategy.train(experience)
+        assert [rate for rate, _ in rates.notes][:5] == [
+            pytest.approx([rate]) for rate in (0.08, 0.04, 0.02, 0.01, 0.0005)
+        ]
+        assert optimizer.param_groups[0]["lr"] == 0.08
+
+    def test_an_update_that_was_interrupted_lowers_nothing(self, make_stream):
         class Stop(SupervisedPlugin):
-            def before_training_epoch(self, strategy, **kwargs):
+            def before_update(self, strategy, **kwargs):
                 if strategy.clock.train_exp_epochs == 5:
+                    assert strategy.optimizer.param_groups[0]["lr"] == pytest.approx(0.005)
                     raise Killed
 
         strategy, experience = naive(plugin(memory_only=True), Stop(), train_epochs=7), make_stream(5).train_stream[0]
         for _ in range(2):
             with pytest.raises(Killed):
                 strategy.train(experience)
-            assert strategy.optimizer.param_groups[0]["lr"] == pytest.approx(0.005)
 
     @pytest.mark.parametrize("head", ["single", "incremental", "multi"])
     @pytest.mark.parametrize("method", ["dm", "herding"])
     def test_heads(self, make_stream, head, method):
         stream, model = make_stream(5, head == "multi"), with_head(convnet(), head)
-        strategy = naive(plugin(method, memory_only=True), model=model)
+        watch = Watch(lambda strategy: [*zip(strategy.mb_y.tolist(), strategy.mb_task_id.tolist(), strict=True)])
+        strategy = naive(plugin(method, memory_only=True), watch, model=model)
         for experience in stream.train_stream[:3]:
+            del watch.notes[:]
             strategy.train(experience)
             strategy.eval(stream.test_stream)
+            labels = range(2 * experience.current_experience + 2)
+            tasks = [label // 2 if head == "multi" else 0 for label in labels]
+            assert set().union(*watch.notes) == {*zip(labels, tasks, strict=True)}
         assert torch.isfinite(weights(model)).all()
 
     def test_strategy(self, make_stream):
@@ -494,9 +626,12 @@ class TestMemoryOnly:
 
     def test_what_does_not_go_together(self, make_stream):
         experience = make_stream(5).train_stream[0]
-        for other in (PruningPlugin("random"), InfoBatchPlugin()):
-            with pytest.raises(ValueError, match="prunes samples that are trained on, of which there are none"):
-                naive(other, plugin(memory_only=True)).train(experience)
+        others = (PruningPlugin("random"), InfoBatchPlugin(), ReplayPlugin(10), plugin(), EWCPlugin(1.0), LwFPlugin())
+        for other in (*others, SynapticIntelligencePlugin(1.0), SubnetworkPlugin(), TAGPlugin()):
+            strategy = naive(plugin(memory_only=True), other)
+            with pytest.raises(ValueError, match=f"{type(other).__name__} needs samples of the stream, or the network"):
+                strategy.train(experience)
+            assert strategy.clock.train_iterations == 0
 
         class Scale(nn.Module):
             def __init__(self):
@@ -506,6 +641,19 @@ class TestMemoryOnly:
         model = nn.Sequential(convnet(), Scale())
         with pytest.raises(ValueError, match="its module '1', a Scale, has parameters and no reset_parameters"):
             naive(plugin(memory_only=True), model=model).train(experience)
+
+
+class Rates(SupervisedPlugin):
+    """Notes with which learning rates the first update of each epoch is made, and whether there is momentum."""
+
+    def __init__(self):
+        super().__init__()
+        self.notes = []
+
+    def before_update(self, strategy, **kwargs):
+        if strategy.clock.train_epoch_iterations == 0:
+            rates = [float(group["lr"]) for group in strategy.optimizer.param_groups]
+            self.notes.append((rates, bool(strategy.optimizer.state)))
 
 
 class KillAt(SupervisedPlugin):
@@ -525,8 +673,7 @@ class KillAt(SupervisedPlugin):
         pass
 
 
-@pytest.mark.parametrize("step", [3, 17])
-@pytest.mark.parametrize("memory_only", [False, True])
+@pytest.mark.parametrize(("memory_only", "step"), [(False, 3), (False, 17), (True, 3), (True, 11), (True, 17)])
 def test_killed_runs_end_in_the_same_bits(make_stream, tmp_path, memory_only, step):
     def run(path, kill_at):
         torch.manual_seed(3)
@@ -555,6 +702,16 @@ def test_killed_runs_end_in_the_same_bits(make_stream, tmp_path, memory_only, st
     assert torch.equal(memory.memory.images(), remembered.memory.images())
     assert [sample[1] for sample in memory.buffer] == [sample[1] for sample in remembered.buffer]
     assert strategy.optimizer.param_groups[0]["lr"] == resumed.optimizer.param_groups[0]["lr"] == 0.05
+
+
+@pytest.mark.parametrize(("saved", "built"), [({"rank": 2}, {"rank": 3}), ({}, {"precision": "float16"})])
+def test_a_memory_that_is_stored_otherwise_is_not_taken_over(make_stream, tmp_path, saved, built):
+    stream, path = make_stream(5), tmp_path / "state.safetensors"
+    strategy = naive(plugin(images_per_class=2, **saved))
+    strategy.train(stream.train_stream[0])
+    save_checkpoint(strategy, path, unique_objects=stream)
+    with pytest.raises(ValueError, match="memory of the checkpoint is stored as .*; build it with the rank and prec"):
+        maybe_load_checkpoint(naive(plugin(images_per_class=2, **built)), path, unique_objects=stream)
 
 
 class TestFiles:
@@ -597,6 +754,34 @@ class TestFiles:
         assert seen == all_seen[-len(seen) :]
         assert len(seen) == 3
         assert torch.equal(resumed.memory.images(), whole.memory.images())
+        assert not list(tmp_path.glob("condensation_*"))
+        policy(seed=1, **options)[0].post_adapt(strategy, experience)  # other settings may follow
+
+    def test_an_interrupted_condensation_of_another_network(self, make_stream, tmp_path):
+        def stop(progress):
+            if progress.iteration == 2:
+                raise Killed
+
+        experience, strategy = make_stream(5).train_stream[0], naive()
+        options = {**FAST, "iterations": 3, "save_to": tmp_path, "checkpoint_every": 1}
+        with pytest.raises(Killed):
+            CondensedBuffer(**options, callbacks=[stop]).post_adapt(strategy, experience)
+        with pytest.raises(ValueError, match="is of another run"):
+            CondensedBuffer(**{**options, "network": lambda: convnet(pooling="max")}).post_adapt(strategy, experience)
+
+    def test_training_on_the_memory_alone_is_not_preceded_by_condensation_again(self, make_stream, tmp_path):
+        class Stop(SupervisedPlugin):
+            def before_training_iteration(self, strategy, **kwargs):
+                raise Killed
+
+        seen, experience = [], make_stream(5).train_stream[0]
+        options = {"memory_only": True, "save_to": tmp_path, "callbacks": [lambda progress: seen.append(progress)]}
+        with pytest.raises(Killed):
+            naive(plugin(**options), Stop()).train(experience)
+        assert len(seen) == 2 * FAST["iterations"]
+        naive(plugin(**options)).train(experience)
+        assert len(seen) == 2 * FAST["iterations"]
+        assert not list(tmp_path.glob("condensation_*"))
 
 
 @pytest.mark.parametrize(
@@ -621,6 +806,13 @@ class TestFiles:
         ({"method": "random", "iteration": 3}, TypeError, "unknown option 'iteration': did you mean 'iterations'"),
         ({"batch_size_mem": 0}, ValueError, "batch_size_mem must be at least 1, got 0"),
         ({"checkpoint_every": 0}, ValueError, "checkpoint_every must be at least 1, got 0"),
+        ({"checkpoint_every": 1.5}, TypeError, "checkpoint_every must be an integer, got 1.5"),
+        ({"batch_size_mem": 1.5}, TypeError, "batch_size_mem must be an integer, got 1.5"),
+        ({"rank": 2.5}, TypeError, "rank must be an integer, got 2.5"),
+        ({"metric": "x"}, ValueError, "metric must be one of 'ours', 'mse', 'cos', got 'x'"),
+        ({"mean": 0.3}, TypeError, "mean must hold a number for each channel, such as .*, got 0.3"),
+        ({"network": None}, TypeError, "must be a name or a function that builds a network, got NoneType"),
+        ({"network": convnet()}, TypeError, "must be a name or a function that builds a network, got ConvNet"),
     ],
 )
 def test_bad_arguments(options, error, message):
@@ -635,12 +827,26 @@ def test_bad_arguments(options, error, message):
         ({"rank": 5, "images_per_class": 1}, ValueError, "more than the 64 of the budget"),
         ({"init": "svd", "images_per_class": 100}, ValueError, "init='svd' needs 200 samples .* class 0 has 63"),
         ({"mean": [0.1, 0.2]}, ValueError, "mean must hold a number for each of 1 channels, got 2"),
+        ({"network": nn.Flatten}, ValueError, "network must have features, .* for method='dm' or 'herding'; Flatten"),
+        ({"method": "herding", "network": nn.Flatten}, ValueError, "network must have features"),
+        ({"method": "dc", "network": lambda: convnet(9)}, ValueError, "an output for each of 10 classes, .* got .1, 9"),
+        ({"network": lambda: convnet(in_channels=3)}, ValueError, r"cannot take images of shape \(1, 8, 8\): .*"),
+        ({"network": "VGG11"}, ValueError, "input_size must be at least 28 pixels, got 8"),
+        ({"network": dict}, TypeError, "must be a function that builds a torch.nn.Module, it gave a dict"),
     ],
 )
 def test_errors_come_before_training(make_stream, options, error, message):
     strategy = naive(plugin(**options))
     with pytest.raises(error, match=message):
         strategy.train(make_stream(5).train_stream[0])
+    assert strategy.clock.train_iterations == 0
+
+
+def test_a_network_by_name_needs_square_images(digits):
+    data = TensorImages(digits[0].images[..., :6], digits[0].targets)
+    strategy = naive(plugin(network="ConvNet"))
+    with pytest.raises(ValueError, match="network 'ConvNet' needs square images, got 8x6"):
+        strategy.train(nc_benchmark(data, data, 5, False).train_stream[0])
     assert strategy.clock.train_iterations == 0
 
 
