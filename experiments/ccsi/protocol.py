@@ -27,7 +27,7 @@ _BATCH_NORM = {"model.norm": "batch"}
 ROWS = (
     Row("Fine-tuning", Component("Naive")),
     Row("LwF", Component("LwF")),
-    Row("EWC", Component("EWC", {"ewc_lambda": 100})),
+    Row("EWC", Component("EWC", {"ewc_lambda": 1})),
     Row("DeepInversion", Component("ClassImpressions", {"init": "noise"}), _BATCH_NORM),
     Row("CI", Component("ClassImpressions", {"init": "mean"}), _BATCH_NORM),
     Row("CCSI", Component("CCSI"), {"model.head": "cosine"}),
