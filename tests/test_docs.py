@@ -50,7 +50,7 @@ def test_the_demo_that_make_runs(tmp_path, capsys):
     assert list(tmp_path.glob("cells/*/tb/events*"))
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/epochloss.md", "docs/pruning.md", "docs/tag.md"])
+@pytest.mark.parametrize("name", ["README.md", *(f"docs/{page}.md" for page in ("ccsi", "epochloss", "pruning", "tag"))])
 def test_tables_are_those_of_the_results(name, tmp_path):
     from clpack.experiments.report import write_into
 
