@@ -120,6 +120,7 @@ def _parser() -> ArgumentParser:
     report = _Parser(description="Write the report of a result folder again.")
     report.add_argument("directory", metavar="DIR", help="folder given to run as --out")
     report.add_argument("--into", metavar="FILE", help="also write the tables into the marked places of a document")
+    report.add_argument("--ledger", metavar="FILE", help="also write every number with what it takes to get it again")
     commands.add_subcommand("report", report, help="write the report of a result folder")
 
     data = _Parser(description="Look after the data sets on this machine. Nothing is ever downloaded.")
@@ -253,6 +254,10 @@ def _report(options: Namespace) -> int:
 
     if options.into:
         write_into(options.directory, options.into)
+    if options.ledger:
+        from .ledger import write_ledger
+
+        write_ledger(options.directory, options.ledger)
     print(report(options.directory).html)
     return 0
 

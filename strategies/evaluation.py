@@ -202,7 +202,8 @@ def average_accuracy_metrics(*, stream_name: str = "test") -> list[PluginMetric[
 class PhaseCosts(PluginMetric[list[dict[str, Any]]]):
     """Seconds, peak memory and bytes of state of every training and evaluation phase.
 
-    A phase is the training on one experience, or one evaluation call. Evaluation inside training counts in both.
+    A phase is the training on one experience, with what plugins do to its data before, or one evaluation call.
+    Evaluation inside training counts in both.
     After each, ``Seconds``, ``Peak_Memory_MiB`` and (after training) ``State_Bytes`` go to the loggers, named
     ``.../train_phase/ExpNNN`` or ``.../eval_phase/ExpNNN`` with the experience trained last.
 
@@ -229,9 +230,13 @@ class PhaseCosts(PluginMetric[list[dict[str, Any]]]):
         """Returns :attr:`costs`."""
         return self.costs
 
+    def before_training(self, strategy: Any) -> None:
+        self._start("train", strategy.device)
+
     def before_training_exp(self, strategy: Any) -> None:
         self._trained = strategy.experience.current_experience
-        self._start("train", strategy.device)
+        if "train" not in self._started:  # the second experience of one call
+            self._start("train", strategy.device)
 
     def after_training_exp(self, strategy: Any) -> list[MetricValue]:
         return self._stop("train", strategy, state_bytes=state_bytes(strategy))

@@ -50,7 +50,16 @@ def test_the_demo_that_make_runs(tmp_path, capsys):
     assert list(tmp_path.glob("cells/*/tb/events*"))
 
 
-@pytest.mark.parametrize("name", ["README.md", *(f"docs/{page}.md" for page in ("ccsi", "epochloss", "pruning", "tag"))])
+def test_the_ledger_is_that_of_the_results(tmp_path):
+    from clpack.experiments.ledger import write_ledger
+
+    write_ledger(ROOT / "docs" / "results", tmp_path / "results.md")
+    assert (tmp_path / "results.md").read_text() == (ROOT / "docs" / "results.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "name", ["README.md", *(f"docs/{page}.md" for page in ("ccsi", "condensation", "epochloss", "pruning", "tag"))]
+)
 def test_tables_are_those_of_the_results(name, tmp_path):
     from clpack.experiments.report import write_into
 
