@@ -22,7 +22,6 @@ EXPERIMENT = Experiment(
         _row("No margin loss", margin_weight=0.0),
         _row("No intra-domain loss", idc_weight=0.0),
         _row("No distillation", less_forget=0.0),
-        _row("No imprinting", imprint=False),
     ),
     columns=(
         column("BloodMNIST", Component("SplitMedMNIST", {"name": "bloodmnist", "n_experiences": 4}), 8),
