@@ -38,6 +38,7 @@ from clpack.strategies import (
     MetricsCSVLogger,
     PhaseCosts,
     RandomStreamsPlugin,
+    TAGPlugin,
     maybe_load_checkpoint,
     save_checkpoint,
 )
@@ -140,6 +141,9 @@ def run_cell(config: RunConfig, store: ResultStore, *, checkpoint_every: int = 1
         counts = confusion.result()
         if counts is not None and len(counts) <= _CONFUSION_CLASSES:
             result["confusion_matrix"] = counts.tolist()
+        for plugin in strategy.plugins:
+            if isinstance(plugin, TAGPlugin):
+                result["task_weights"] = _rows(plugin.task_weights().numpy())
         store.finish(config, result, _environment(config, costs.costs))
 
 

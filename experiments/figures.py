@@ -17,7 +17,14 @@ from .metrics import METRICS
 if TYPE_CHECKING:
     from .report import Table
 
-__all__ = ["accuracy_matrices", "confusion_matrices", "learning_curves", "metric_curves", "training_curves"]
+__all__ = [
+    "accuracy_matrices",
+    "confusion_matrices",
+    "learning_curves",
+    "metric_curves",
+    "task_weights",
+    "training_curves",
+]
 
 _INK = "#010203"  # replaced by currentColor in the SVG
 _STYLE = {
@@ -110,14 +117,39 @@ def confusion_matrices(table: Table, column: str) -> str | None:
     return _matrices(matrices, names, f"Confusion matrices on {column}", first=0) if matrices else None
 
 
-def _matrices(matrices: dict[str, np.ndarray[Any, Any]], names: dict[str, str], label: str, *, first: int = 1) -> str:
-    """Draws square matrices of percentages side by side on one color scale.
+def task_weights(table: Table, column: str) -> str | None:
+    """Draws the weight alpha that TAG gave each earlier task in the last epoch of each task, averaged over the seeds.
+
+    Returns:
+        SVG text; None if no cell of the column ran TAG on two tasks or more.
+    """
+    stacks = {row: _stack(table, row, column, "task_weights") for row in table.rows}
+    matrices = {row: runs.mean(0).T / 100 for row, runs in stacks.items() if runs is not None and runs.shape[1] > 1}
+    if not matrices:
+        return None
+    names = {"x": "while training task", "y": "earlier task", "color": "weight \N{GREEK SMALL LETTER ALPHA}"}
+    top = max(float(np.nanmax(matrix)) for matrix in matrices.values())
+    return _matrices(matrices, names, f"Task weights of TAG on {column}", scale=(0, top), digits=1)
+
+
+def _matrices(
+    matrices: dict[str, np.ndarray[Any, Any]],
+    names: dict[str, str],
+    label: str,
+    *,
+    first: int = 1,
+    scale: tuple[float, float] = (0, 100),
+    digits: int = 0,
+) -> str:
+    """Draws square matrices side by side on one color scale.
 
     Args:
         matrices: by their titles.
         names: of the axes, ``"x"``, ``"y"`` and ``"color"``.
         label: of the picture.
         first: number of the first row and column.
+        scale: the values at the ends of the color scale.
+        digits: behind the point, of the values in the cells.
     """
     width = min(4, len(matrices))
     height = -(-len(matrices) // width)
@@ -129,14 +161,14 @@ def _matrices(matrices: dict[str, np.ndarray[Any, Any]], names: dict[str, str], 
         for axes, (row, matrix) in zip(grid.flat, matrices.items(), strict=False):
             low, high = first - 0.5, first + len(matrix) - 0.5
             extent = (low, high, high, low)
-            image = axes.imshow(matrix, vmin=0, vmax=100, cmap="viridis", extent=extent)
+            image = axes.imshow(matrix, vmin=scale[0], vmax=scale[1], cmap="viridis", extent=extent)
             axes.set_title(row)
             for axis in (axes.xaxis, axes.yaxis):
                 axis.set_major_locator(MaxNLocator(nbins=6, integer=True))
             axes.tick_params(length=0)
             axes.spines[:].set_visible(False)
             if len(matrix) <= 10:
-                _annotate(axes, matrix, first)
+                _annotate(axes, matrix, first, digits, bright=scale[0] + 0.6 * (scale[1] - scale[0]))
         figure.supxlabel(names["x"], fontsize=9)
         figure.supylabel(names["y"], fontsize=9)
         figure.colorbar(image, ax=grid, label=names["color"], shrink=0.8, aspect=30).outline.set_visible(False)
@@ -184,13 +216,13 @@ def _curve(axes: Any, index: int, label: str, x: Any, mean: Any, std: Any, marke
     axes.fill_between(x, mean - std, mean + std, color=color, alpha=0.15, linewidth=0)
 
 
-def _annotate(axes: Any, matrix: np.ndarray[Any, Any], first: int) -> None:
+def _annotate(axes: Any, matrix: np.ndarray[Any, Any], first: int, digits: int, *, bright: float) -> None:
     for i, row in enumerate(matrix):
         for j, value in enumerate(row):
             if not np.isnan(value):
-                color = "black" if value > 60 else "white"
+                text, color = f"{value:.{digits}f}", "black" if value > bright else "white"
                 size = 8 if len(matrix) <= 6 else 6
-                axes.text(j + first, i + first, f"{value:.0f}", ha="center", va="center", color=color, fontsize=size)
+                axes.text(j + first, i + first, text, ha="center", va="center", color=color, fontsize=size)
 
 
 def _stack(table: Table, row: str, column: str, name: str) -> np.ndarray[Any, Any] | None:

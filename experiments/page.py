@@ -10,7 +10,14 @@ from typing import Any
 
 import clpack
 
-from .figures import accuracy_matrices, confusion_matrices, learning_curves, metric_curves, training_curves
+from .figures import (
+    accuracy_matrices,
+    confusion_matrices,
+    learning_curves,
+    metric_curves,
+    task_weights,
+    training_curves,
+)
 from .report import Cell, Table, metric_title
 
 __all__ = ["render_page"]
@@ -90,6 +97,12 @@ def _section(table: Table) -> str:
             "Confusion matrices",
             "Share of the test samples of each class (down) taken for each class (across) at the end, over the seeds.",
             {column: confusion_matrices(table, column) for column in table.columns},
+        ),
+        _pictures(
+            "Task weights of TAG",
+            "Weight of each earlier task (down) in the last epoch of each task (across), mean over parameter tensors, "
+            "steps and seeds: above one where gradients disagree, below one where they agree.",
+            {column: task_weights(table, column) for column in table.columns},
         ),
         _pictures(
             "Accuracy on training samples",

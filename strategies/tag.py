@@ -94,6 +94,19 @@ class TAGPlugin(SupervisedPlugin):
         strategy.optimizer.end_task()
         self._remember(strategy)
 
+    def task_weights(self) -> Tensor:
+        r"""Returns the weights of the finished tasks as a matrix.
+
+        Returns:
+            float64, shape ``(n, n)`` for ``n`` finished tasks, on the CPU: entry ``[t, tau]`` is
+            :math:`\alpha(t, \tau)` in the last epoch of task ``t``. NaN on the diagonal, and where task ``tau`` was
+            not finished when ``t`` was trained.
+        """
+        weights = torch.full((len(self.reports), len(self.reports)), torch.nan, dtype=torch.float64)
+        for task, report in self.reports.items():
+            weights[task, : len(report)] = report
+        return weights.fill_diagonal_(torch.nan)
+
     def _remember(self, strategy: Any) -> None:
         """Keeps what the optimizer knows of each parameter by its name.
 

@@ -13,7 +13,7 @@ EXPERIMENT = Experiment(
     rows=tuple(map(row, _METHODS)),
     columns=COLUMNS,
     references=references(ONE_EPOCH, dict(zip(_METHODS, _METHODS, strict=True))),
-    presets={"short": {**SHORT_FIVE, "rows": SHORT_ROWS, "strategy.mem_size": 40}, "smoke": SMOKE},
+    presets={"short": {**SHORT_FIVE, "seeds": (1, 2, 3), "rows": SHORT_ROWS, "strategy.mem_size": 40}, "smoke": SMOKE},
     metrics=METRICS,
 )
 

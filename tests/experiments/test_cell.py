@@ -101,6 +101,16 @@ def test_replay_forgets_less(serial):
     assert replay["forgetting"] < sgd["forgetting"] - 0.1
 
 
+def test_task_weights_of_tag_are_recorded(serial):
+    sgd, _, tag = (ResultStore(serial).result(config.key())["result"] for config in TABLE.cells())
+    assert "task_weights" not in sgd
+    weights = np.array(tag["task_weights"], dtype=float)
+    earlier = np.tri(5, k=-1, dtype=bool)
+    assert np.isnan(weights[~earlier]).all()
+    assert (np.exp(-5) < weights[earlier]).all()
+    assert (weights[earlier] < np.exp(5)).all()
+
+
 def test_the_state_of_the_process_does_not_matter(serial, tmp_path):
     random.seed(5)
     torch.manual_seed(7)

@@ -302,6 +302,21 @@ def test_a_single_experience_has_no_learning_curve(store):
     assert "Accuracy matrices" not in page
 
 
+def test_task_weights_are_drawn(store):
+    for cell in TABLE.cells():
+        finish(store, cell, 0.5, 0.1)
+        if cell.row != "SGD":
+            content = store.result(cell.key())
+            content["result"]["task_weights"] = [[None, None], [1.25 if cell.seed == 1 else 1.75, None]]
+            store.finish(cell, content["result"], content["environment"])
+    page = report(store.root).html.read_text()
+    assert "<h2>Task weights of TAG</h2>" in page
+    picture = page[page.index("Task weights of TAG on") :].split("</svg>")[0]
+    assert ">1.5</text>" in picture  # the mean over the seeds
+    assert ">TAG|RMSProp</text>" in picture
+    assert ">SGD</text>" not in picture
+
+
 def test_metrics_that_only_some_cells_have(store):
     noisy = dataclasses.replace(TABLE, metrics=("noise_found",), references=())
     plan = _plan(noisy, noisy.cells(), "paper", {})

@@ -189,6 +189,10 @@ def test_task_is_the_label_where_labels_tell_experiences_apart(make_stream, make
     assert strategy.optimizer.progress["finished"] == [0, 1]
     assert strategy.optimizer.progress["task"] == 0
     assert {task: len(report) for task, report in plugin.reports.items()} == {0: 2, 1: 2}
+    weights = plugin.task_weights()
+    assert weights.isnan().tolist() == [[True, False], [False, True]]  # the first task came again after the second
+    assert weights[0, 1] == plugin.reports[0][1]
+    assert weights[1, 0] == plugin.reports[1][0]
 
 
 def test_alpha_reaches_every_logger(make_stream, make_model):
