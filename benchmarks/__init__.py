@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from .plain import PlainSplitCIFAR100, SplitCIFAR10JPEG
     from .pruned import pruned_benchmark
     from .score_split import ScoreSplitCIFAR10, ScoreSplitDigits, ScoreSplitMNIST
-    from .tiny_imagenet import SplitTinyImageNet100
+    from .svhn import SplitSVHN
+    from .tiny_imagenet import SplitTinyImageNet, SplitTinyImageNet100
     from .vision import PermutedMNIST, RotatedMNIST, SplitCIFAR10, SplitCIFAR100, SplitFMNIST, SplitMNIST
 
 __all__ = [
@@ -67,6 +68,8 @@ __all__ = [
     "SplitMNIST",
     "SplitMedMNIST",
     "SplitMiniImageNet",
+    "SplitSVHN",
+    "SplitTinyImageNet",
     "SplitTinyImageNet100",
     "StreamInfo",
     "check",

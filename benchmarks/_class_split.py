@@ -8,16 +8,29 @@ from typing import Any
 import torch
 from avalanche.benchmarks import ClassificationScenario
 from torch import Tensor
-from torchvision.transforms import ConvertImageDtype
+from torchvision.transforms import Compose, ConvertImageDtype, Normalize
 
 from clpack.data import TensorImages
+from clpack.presets import NORMALIZATION
 
 from ._substitution import streams_benchmark, task_dataset
 
-__all__ = ["TO_FLOAT", "class_split"]
+__all__ = ["TO_FLOAT", "class_split", "to_pixels"]
 
 TO_FLOAT = ConvertImageDtype(torch.float32)
 """Makes float32 images in [0, 1] of 8-bit ones."""
+
+
+def to_pixels(normalized: str | None) -> Callable[[Tensor], Tensor]:
+    """Returns what makes float32 images of 8-bit ones: in [0, 1], or normalized.
+
+    Args:
+        normalized: a data set in :data:`clpack.presets.NORMALIZATION`, by whose mean and standard deviation; None for
+            neither.
+    """
+    steps = [TO_FLOAT] if normalized is None else [TO_FLOAT, Normalize(*NORMALIZATION[normalized])]
+    pixels: Callable[[Tensor], Tensor] = Compose(steps)
+    return pixels
 
 
 def class_split(

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from clpack.files import atomic_path
+from clpack.files import atomic_path, resolve_dataset_root
 from clpack.names import unknown_name
 
 from ._medmnist_sets import SETS
@@ -187,6 +187,12 @@ _DATA_SETS = {
             "CIFAR-10 after JPEG compression, zipped: train/airplane/0000.jpg, ...",
         ),
         DataSet(
+            "TinyImageNet",
+            "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
+            (DataFile("tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de", "tiny-imagenet-200.zip"),),
+            "zipped, as it is published",
+        ),
+        DataSet(
             "TinyImageNet-subset",
             "https://github.com/seshuad/IMagenet",
             (
@@ -254,16 +260,6 @@ _DATA_SETS = {
         ),
     )
 }
-
-
-def resolve_dataset_root(dataset_root: str | os.PathLike[str] | None = None) -> Path:
-    """Returns the folder that holds the data sets.
-
-    Args:
-        dataset_root: the folder; None takes the environment variable ``CLPACK_DATA``, and if that is unset or
-            empty, ``~/.clpack``.
-    """
-    return Path(dataset_root or os.environ.get("CLPACK_DATA") or "~/.clpack").expanduser()
 
 
 def describe_data_sets() -> list[DataSet]:

@@ -1,28 +1,31 @@
 """Split streams as the experiments with TAG have them: classes in their order, pixels in [0, 1], nothing augmented.
 
 Avalanche's own functions shuffle the classes, crop, flip and normalize unless told otherwise. These do none of it, and
-their images lie in memory.
+their images lie in memory. Whitened on demand, they are what trajectory matching has been applied to.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from avalanche.benchmarks import ClassificationScenario
 from torch import Tensor
 
+from clpack.condensation import ZCA
 from clpack.data import TensorImages
 
 from ._class_order import FixedOrder, stream_order
-from ._class_split import class_split
+from ._class_split import TO_FLOAT, class_split
 from ._readers import read_cifar, read_cifar10_jpeg
+from ._substitution import check_flags
 from .files import check_files
 from .registry import describe
 
-__all__ = ["PlainSplitCIFAR100", "SplitCIFAR10JPEG"]
+__all__ = ["PlainSplitCIFAR100", "SplitCIFAR10JPEG", "check_options"]
 
 
 def _plain(
@@ -41,6 +44,7 @@ def _plain(
     def open_stream(
         n_experiences: int = default_n_experiences,
         *,
+        whiten: bool = False,
         return_task_id: bool = True,
         seed: int | None = None,
         fixed_class_order: FixedOrder | None = None,
@@ -52,9 +56,14 @@ def _plain(
         dataset_root: str | os.PathLike[str] | None = None,
     ) -> ClassificationScenario:
         arguments = locals()
+        check_options(arguments)
         order = stream_order(arguments, n_classes=info.n_classes)
         train, test = read(check_files(info.data_sets[0], dataset_root))
-        return class_split({"train": train, "test": test}, order, arguments, data_description=title)
+        if whiten:
+            transform = ZCA(TO_FLOAT(train.images))
+            train, test = (TensorImages(transform(TO_FLOAT(part.images)), part.targets) for part in (train, test))
+        description = f"{title}, whitened" if whiten else title
+        return class_split({"train": train, "test": test}, order, arguments, data_description=description)
 
     open_stream.__name__ = open_stream.__qualname__ = name
     open_stream.__doc__ = f"""Shares the {info.n_classes} classes of {title} out among the experiences.
@@ -63,6 +72,8 @@ def _plain(
 
     Args:
         n_experiences: number of experiences, which must share the classes evenly. Default: {default_n_experiences}.
+        whiten: True whitens all images by ``ZCA`` of :mod:`clpack.condensation`, fitted on the training images of all
+            classes. Default: False.
         return_task_id: True, the default, labels the experiences 0, 1, ...; False labels all of them 0.
         seed: seed of the class order; None takes the order that the present state of torch's global generator gives.
             Only for ``shuffle=True`` and ``fixed_class_order="numpy"``.
@@ -85,6 +96,11 @@ def _plain(
         FileNotFoundError: if a file is missing; the message says where to get it.
     """
     return open_stream
+
+
+def check_options(arguments: Mapping[str, Any]) -> None:
+    """Raises unless the arguments that only streams of this module take are possible."""
+    check_flags(arguments, "whiten")
 
 
 PlainSplitCIFAR100 = _plain("PlainSplitCIFAR100", "CIFAR-100", 20, partial(read_cifar, "CIFAR100"))

@@ -97,6 +97,12 @@ _CIFAKE = "J. Bird and A. Lotfi, CIFAKE, IEEE Access 2024, arXiv:2303.14126; nat
 
 _MEDMNIST = "J. Yang et al., MedMNIST v2, Scientific Data 2023; S. Ayromlou et al., CCSI, arXiv:2406.05631"
 
+_NETZER = (
+    "Y. Netzer et al., Reading Digits in Natural Images with Unsupervised Feature Learning, NIPS Workshop on Deep "
+    "Learning and Unsupervised Feature Learning 2011"
+)
+_LE = "Y. Le and X. Yang, Tiny ImageNet Visual Recognition Challenge, Stanford CS 231N, 2015"
+
 _TAG = "P. Malviya et al., TAG: Task-based Accumulated Gradients for Lifelong learning, CoLLAs 2022, arXiv:2105.05155"
 
 _BY_SCORE = ("score_ranges", "images_per_experience")
@@ -131,6 +137,10 @@ def _digits(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tiny(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {"data_sets": ("TinyImageNet-subset",) if arguments.get("subset") else ("TinyImageNet",)}
+
+
+def _tiny_100(arguments: Mapping[str, Any]) -> dict[str, Any]:
     side = arguments.get("image_size", 84)
     return {"image_shape": (3, side, side)}
 
@@ -150,6 +160,7 @@ _STREAMS = {
         StreamInfo("SplitFMNIST", "vision", _SPLIT, 10, (1, 28, 28), ("FashionMNIST",), _XIAO),
         StreamInfo("SplitCIFAR10", "vision", _SPLIT, 10, (3, 32, 32), ("CIFAR10",), _ZENKE),
         StreamInfo("SplitCIFAR100", "vision", _SPLIT, 100, (3, 32, 32), ("CIFAR100",), _ZENKE),
+        StreamInfo("SplitSVHN", "svhn", _SPLIT, 10, (3, 32, 32), ("SVHN",), _NETZER),
         StreamInfo("PlainSplitCIFAR100", "plain", _TASKS, 100, (3, 32, 32), ("CIFAR100",), _TAG),
         StreamInfo("SplitCIFAR10JPEG", "plain", _TASKS, 10, (3, 32, 32), ("CIFAR10-JPEG",), _ZENKE),
         StreamInfo(
@@ -169,8 +180,8 @@ _STREAMS = {
             100,
             (3, 84, 84),
             ("TinyImageNet-subset",),
-            "Y. Le and X. Yang, Tiny ImageNet Visual Recognition Challenge, Stanford CS 231N, 2015",
-            variant=_tiny,
+            _LE,
+            variant=_tiny_100,
         ),
         StreamInfo(
             "SplitCUB",
@@ -180,6 +191,9 @@ _STREAMS = {
             (3, 224, 224),
             ("CUB200",),
             f"C. Wah et al., The Caltech-UCSD Birds-200-2011 Dataset, CNS-TR-2011-001; {_TAG}",
+        ),
+        StreamInfo(
+            "SplitTinyImageNet", "tiny_imagenet", _SPLIT, 200, (3, 64, 64), ("TinyImageNet",), _LE, variant=_tiny
         ),
         StreamInfo("NoisyMNIST", "noise", _SPLIT, 10, (1, 28, 28), ("MNIST",), _TONEVA),
         StreamInfo("NoisyFMNIST", "noise", _SPLIT, 10, (1, 28, 28), ("FashionMNIST",), _TONEVA),

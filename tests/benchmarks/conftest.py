@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.io
 import torchvision
 from PIL import Image
 
-from clpack.benchmarks import files
+from clpack.benchmarks import files, tiny_imagenet
 from clpack.benchmarks._readers import CIFAR10_CLASSES
 from clpack.benchmarks.files import DataFile, DataSet
 
@@ -49,6 +50,49 @@ def forge_cifar10_jpeg(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
                     Image.new("RGB", (32, 32), (20 * label + 20, 40, 20 * number + 20)).save(image, "JPEG")
                     members.writestr(f"{part}/{name}/{number:04}.jpg", image.getvalue())
     _put(monkeypatch, root, "CIFAR10-JPEG", {"cifar10-jpeg/cifar10-jpeg.zip": archive.getvalue()})
+
+
+def forge_svhn(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+    """Writes 3 training and 1 test images per class, of random pixels; label 10 stands for the digit 0."""
+    rng, content = np.random.default_rng(1), {}
+    for part, copies in (("train", 3), ("test", 1)):
+        buffer = io.BytesIO()
+        labels = np.tile(np.arange(1, 11, dtype=np.uint8), copies)
+        images = rng.integers(0, 256, (32, 32, 3, len(labels)), dtype=np.uint8)
+        scipy.io.savemat(buffer, {"X": images, "y": labels[:, None]})
+        content[f"SVHN/{part}_32x32.mat"] = buffer.getvalue()
+    md5 = _put(monkeypatch, root, "SVHN", content)
+    split_list = {part: ["", f"{part}_32x32.mat", md5[f"SVHN/{part}_32x32.mat"]] for part in ("train", "test")}
+    monkeypatch.setattr(torchvision.datasets.SVHN, "split_list", split_list)  # torchvision looks once more
+
+
+def forge_tiny_imagenet(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+    """Writes both archives with 2 training and 1 test images of 5 classes, whose color tells the class and the number.
+
+    The part with fewer classes is then that of the first 4 by name.
+    """
+
+    def jpeg(label: int, number: int, mode: str = "RGB") -> bytes:
+        buffer = io.BytesIO()
+        Image.new("RGB", (64, 64), (40 * label + 20, 40 * number + 20, 128)).convert(mode).save(buffer, "JPEG")
+        return buffer.getvalue()
+
+    monkeypatch.setattr(tiny_imagenet, "_N_CHOSEN", 4)
+    monkeypatch.setattr(tiny_imagenet, "_N_CLASSES", 5)
+    top, classes = "tiny-imagenet-200", ["n05", "n01", "n04", "n02", "n03"]
+    archive, annotations = io.BytesIO(), []
+    with zipfile.ZipFile(archive, "w") as members:
+        members.writestr(f"{top}/wnids.txt", "\n".join(classes))
+        for name in classes:
+            label = int(name[1:]) - 1
+            for number in (1, 0):
+                members.writestr(f"{top}/train/{name}/images/{name}_{number}.JPEG", jpeg(label, number))
+            annotations.append(f"val_{label}.JPEG\t{name}\t0\t0\t9\t9")
+            members.writestr(f"{top}/val/images/val_{label}.JPEG", jpeg(label, 2, "L" if label == 3 else "RGB"))
+        members.writestr(f"{top}/val/val_annotations.txt", "\n".join(annotations))
+    path = "tiny-imagenet-200-subset/tiny-imagenet-200-subset.zip"
+    _put(monkeypatch, root, "TinyImageNet-subset", {path: archive.getvalue()})
+    _put(monkeypatch, root, "TinyImageNet", {"tiny-imagenet-200.zip": archive.getvalue()})
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import scipy.io
 import torch
 from PIL import Image
 from torchvision.datasets import CIFAR10, MNIST, SVHN
@@ -19,7 +18,7 @@ from torchvision.transforms import Compose, Grayscale, Resize, ToTensor
 from clpack.benchmarks import FiveDatasets, _readers, check, describe, describe_data_sets, get
 from clpack.strategies import ExperienceLoader
 
-from .conftest import _put, forge_cifar10_jpeg
+from .conftest import forge_cifar10_jpeg, forge_svhn
 
 LETTERS = "ABCDEFGHIJ"
 
@@ -56,17 +55,7 @@ def letters() -> dict[str, bytes]:
 @pytest.fixture
 def five(root: Path, letters: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Path:
     """A dataset root with all members."""
-    rng = np.random.default_rng(1)
-    content = {}
-    for part, copies in (("train", 3), ("test", 1)):
-        buffer = io.BytesIO()
-        labels = np.tile(np.arange(1, 11, dtype=np.uint8), copies)  # 10 stands for the digit 0
-        images = rng.integers(0, 256, (32, 32, 3, len(labels)), dtype=np.uint8)
-        scipy.io.savemat(buffer, {"X": images, "y": labels[:, None]})
-        content[f"SVHN/{part}_32x32.mat"] = buffer.getvalue()
-    md5 = _put(monkeypatch, root, "SVHN", content)
-    split_list = {part: ["", f"{part}_32x32.mat", md5[f"SVHN/{part}_32x32.mat"]] for part in ("train", "test")}
-    monkeypatch.setattr(SVHN, "split_list", split_list)
+    forge_svhn(monkeypatch, root)
     write_notmnist(root, letters)
     monkeypatch.setattr(_readers, "_NOTMNIST_IMAGES", 30)
     forge_cifar10_jpeg(monkeypatch, root)

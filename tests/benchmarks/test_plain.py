@@ -11,7 +11,7 @@ import torch
 from avalanche.benchmarks import classic
 from torchvision.transforms import ToTensor
 
-from clpack.benchmarks import PlainSplitCIFAR100, SplitCIFAR10JPEG, check
+from clpack.benchmarks import PlainSplitCIFAR100, SplitCIFAR10JPEG, check, plain
 from clpack.strategies import ExperienceLoader
 
 from .conftest import forge_cifar10_jpeg
@@ -59,6 +59,27 @@ def test_cifar10_jpeg(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             torch.testing.assert_close(found[:, [0, 2]], torch.tensor(expected).float(), atol=4, rtol=0)
             assert [label for _, label, _ in experience.dataset] == [red // 20 - 1 for red, _ in expected]
     assert benchmark.data_description == "CIFAR-10 (JPEG)"
+
+
+def test_whitened(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Centering:  # whitening would take long
+        def __init__(self, images: torch.Tensor) -> None:
+            self.mean = images.mean(0)
+
+        def __call__(self, images: torch.Tensor) -> torch.Tensor:
+            return images - self.mean
+
+    monkeypatch.setattr(plain, "ZCA", Centering)
+    before_all, after_all = (PlainSplitCIFAR100(5, whiten=whiten, dataset_root=root) for whiten in (False, True))
+    mean = torch.stack([x for experience in before_all.train_stream for x, *_ in experience.dataset]).mean(0)
+    for name in ("train", "test"):
+        for before, after in zip(before_all.streams[name], after_all.streams[name], strict=True):
+            for (image, *_), (found, *_) in zip(before.dataset, after.dataset, strict=True):
+                torch.testing.assert_close(found, image - mean)
+            assert list(before.dataset.targets) == list(after.dataset.targets)
+    assert after_all.data_description == "CIFAR-100, whitened"
+    with pytest.raises(TypeError, match="whiten must be True or False, got 1"):
+        check("PlainSplitCIFAR100", whiten=1)
 
 
 @pytest.mark.parametrize(
