@@ -14,7 +14,6 @@ from typing import Any, Literal
 import torch
 from avalanche.core import SupervisedPlugin
 from avalanche.training.plugins.evaluation import EvaluationPlugin, default_evaluator
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .adversarial import AdversarialTrainingPlugin
@@ -58,7 +57,8 @@ class EpochLoss(Template):
         attack_options: of the attack.
         plateau: settings of :class:`~clpack.strategies.PlateauPlugin`, which needs a validation stream. None: constant
             learning rate. Default: its defaults.
-        pretrained_path: a safetensors file with weights of ``model``, loaded before the first task, but for the head.
+        pretrained_path: a safetensors file with weights of ``model``, loaded before the first task, but for the head;
+            see :class:`~clpack.strategies.SubnetworkPlugin`.
         seed: of random scores, ties and attacks.
         criterion: the loss. Default: cross-entropy.
         train_mb_size: samples per training batch. Default: 128.
@@ -128,10 +128,10 @@ class EpochLoss(Template):
                     seed=seed,
                 )
             )
-        subnetworks = SubnetworkPlugin(prune_fraction=prune_fraction, finetune_epochs=finetune_epochs, bn=bn)
+        subnetworks = SubnetworkPlugin(
+            prune_fraction=prune_fraction, finetune_epochs=finetune_epochs, bn=bn, pretrained_path=pretrained_path
+        )
         subnetworks.attach(model)
-        if pretrained_path is not None:
-            _load_pretrained(model, pretrained_path)
         own.append(subnetworks)
         if attack is not None:
             own.append(AdversarialTrainingPlugin(attack, seed=seed, **(attack_options or {})))
@@ -154,12 +154,3 @@ class EpochLoss(Template):
             peval_mode=peval_mode,
             **base_kwargs,
         )
-
-
-def _load_pretrained(model: Any, path: str | os.PathLike[str]) -> None:
-    """Loads the weights of a network without head into that of a model with heads."""
-    weights = {name: value for name, value in load_file(path).items() if not name.startswith("linear.")}
-    try:
-        model.model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(f"{path} holds the weights of another network: {error}") from error

@@ -7,6 +7,7 @@ References:
 
 from __future__ import annotations
 
+import os
 from typing import Any, Literal
 
 from avalanche.core import SupervisedPlugin
@@ -16,6 +17,7 @@ from torch import nn
 from clpack.models import MaskedSubnetworks
 
 from .heads import MultiHeadModel
+from .pretraining import load_weights
 from .pruning import PruningPlugin, is_scoring
 
 __all__ = ["SubnetworkPlugin"]
@@ -39,6 +41,9 @@ class SubnetworkPlugin(SupervisedPlugin):
         finetune_epochs: epochs after the pruning.
         bn: ``"shared"`` normalization as in [1], where later tasks change it, or ``"per_task"``, where an earlier task
             is never forgotten.
+        pretrained_path: a safetensors file with weights of the network, such as
+            :class:`~clpack.strategies.PretrainingPlugin` writes, which the first task starts from. Heads stay as they
+            are, and weights that later tasks train start from what they were before, as in [1]. Default: None, none.
 
     Attributes:
         subnetworks: the :class:`~clpack.models.MaskedSubnetworks`; None before the first experience.
@@ -46,7 +51,8 @@ class SubnetworkPlugin(SupervisedPlugin):
 
     Raises:
         ValueError: if an argument is out of range; in training, if the optimizer has weight decay, a task comes again
-            or an experience has several.
+            or an experience has several, or the weights of ``pretrained_path`` are not those of the network.
+        FileNotFoundError: in training, if there is no such file.
         TypeError: in training, if the model has no heads for tasks.
         RuntimeError: in training, if the task before was interrupted, or a plugin after this one stops it too early.
     """
@@ -57,6 +63,7 @@ class SubnetworkPlugin(SupervisedPlugin):
         prune_fraction: float = 0.65,
         finetune_epochs: int = 150,
         bn: Literal["shared", "per_task"] = "shared",
+        pretrained_path: str | os.PathLike[str] | None = None,
     ) -> None:
         super().__init__()
         layer = nn.utils.skip_init(nn.Linear, 1, 1)
@@ -66,6 +73,7 @@ class SubnetworkPlugin(SupervisedPlugin):
         self.prune_fraction = prune_fraction
         self.finetune_epochs = finetune_epochs
         self.bn = bn
+        self.pretrained_path = pretrained_path
         self.subnetworks: MaskedSubnetworks | None = None
         self.tasks: dict[int, int] = {}
         self._epochs = 0  # of the present phase that are done
@@ -168,12 +176,11 @@ class SubnetworkPlugin(SupervisedPlugin):
         self._leave_view()
 
     def attach(self, model: Any) -> None:
-        """Makes the subnetworks of a model; the first training does it if nobody did before.
-
-        Free weights start from what the weights are at this moment, so load pre-trained ones afterwards, as in [1].
+        """Makes the subnetworks of a model, and loads pre-trained weights; the first training does it if nobody did.
 
         Raises:
             TypeError: if the model has no heads for tasks.
+            FileNotFoundError, ValueError: if there are no pre-trained weights, or those of another network.
         """
         if not isinstance(model, MultiHeadModel):
             raise TypeError(
@@ -183,6 +190,8 @@ class SubnetworkPlugin(SupervisedPlugin):
         network: Any = model.model
         options: Any = {"prune_fraction": self.prune_fraction, "bn": self.bn}
         self.subnetworks = MaskedSubnetworks(network, heads=[network.linear], **options)
+        if self.pretrained_path is not None:
+            load_weights(network, self.pretrained_path)
 
     def _leave_view(self) -> None:
         if self._view is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from clpack.experiments.config import Component, Reference
 from clpack.experiments.epochloss.removal import removal_table
-from clpack.experiments.epochloss.three_steps import ACCURACIES, METHODS, PERCENTS, SHORT, label
+from clpack.experiments.epochloss.three_steps import ACCURACIES, METHODS, PERCENTS, SHORT, SMOKE_PRETRAINING, label
 
 _SOURCE = "read off figure 2: the mean of its six tasks, and the deviation that their error bars give"
 
@@ -23,7 +23,8 @@ EXPERIMENT = removal_table(
     "epochloss/figure2",
     "Figure 2: removing samples from GenImage-Disjoint",
     Component("GenImageDisjoint", {"n_experiences": 6, "seed": 0}),
-    presets={"short": {**SHORT, "seeds": (1,)}},
+    presets={"short": {**SHORT, "seeds": (1,)}, "smoke": SMOKE_PRETRAINING},
+    pretrained=True,
     references=tuple(
         Reference(label(method, attacked=bool(attacked)), f"{percent} %", ACCURACIES[attacked], mean, std, _SOURCE)
         for method in METHODS

@@ -7,7 +7,17 @@ The column "natural" is GenImage-Disjoint without synthetic images.
 from __future__ import annotations
 
 from clpack.experiments.config import Column, Component, Experiment, Reference
-from clpack.experiments.epochloss.three_steps import ACCURACIES, NETWORK, PAPER, SHORT, SMOKE, TRAINING, label, row
+from clpack.experiments.epochloss.three_steps import (
+    ACCURACIES,
+    NETWORK,
+    PAPER,
+    SHORT,
+    SMOKE,
+    SMOKE_PRETRAINING,
+    TRAINING,
+    label,
+    row,
+)
 
 _SOURCE = "read off figure 6: the mean of its six tasks, and the deviation that their error bars give"
 
@@ -33,7 +43,7 @@ EXPERIMENT = Experiment(
     name="epochloss/figure6",
     title="Figure 6: training on the images of one generator",
     paper=PAPER,
-    rows=tuple(row("No removal", attacked=attacked) for attacked in (False, True)),
+    rows=tuple(row("No removal", attacked=attacked, pretrained=True) for attacked in (False, True)),
     columns=tuple(Column(data, _stream(data), NETWORK, TRAINING) for data in _RESULTS),
     seeds=(1, 2, 3),
     references=tuple(
@@ -43,7 +53,7 @@ EXPERIMENT = Experiment(
     ),
     presets={
         "short": {**SHORT, "seeds": (1,)},
-        "smoke": {**SMOKE, "columns": ("ADM",), "stream.synthetic_tasks": 2},
+        "smoke": {**SMOKE, **SMOKE_PRETRAINING, "columns": ("ADM",), "stream.synthetic_tasks": 2},
     },
     metrics=(*ACCURACIES, "synthetic_learning_accuracy"),
 )

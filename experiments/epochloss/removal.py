@@ -27,6 +27,7 @@ def removal_table(
     stream: Component,
     *,
     presets: Mapping[str, Mapping[str, Any]],
+    pretrained: bool = False,
     references: tuple[Reference, ...] = (),
 ) -> Experiment:
     """Returns the table; on "No removal" all columns are one and the same cell.
@@ -36,14 +37,18 @@ def removal_table(
         title: of the table.
         stream: with natural images in every task.
         presets: its presets; ``"smoke"`` has only what comes on top of the usual one.
-        references: values to compare with.
+        pretrained: whether the first task starts from weights trained on Tiny-ImageNet. Default: False.
+        pretrained: bool = False,
+    references: values to compare with.
     """
     smoke = {"rows": smoke_rows(), "columns": ("40 %",)}
     return Experiment(
         name=name,
         title=title,
         paper=PAPER,
-        rows=tuple(row(method, attacked=attacked) for attacked in (False, True) for method in METHODS),
+        rows=tuple(
+            row(method, attacked=attacked, pretrained=pretrained) for attacked in (False, True) for method in METHODS
+        ),
         columns=tuple(
             Column(f"{percent} %", stream, NETWORK, {**TRAINING, "strategy.remove_fraction": percent / 100}, x=percent)
             for percent in PERCENTS

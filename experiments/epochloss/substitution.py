@@ -29,6 +29,7 @@ def substitution_table(
     *,
     n_tasks: int,
     presets: Mapping[str, Mapping[str, Any]],
+    pretrained: bool = False,
     references: Sequence[Reference] = (),
 ) -> Experiment:
     """Returns the table: methods, each with three rates of removal, by the number of synthetic tasks.
@@ -39,7 +40,9 @@ def substitution_table(
         stream: a stream with the option ``synthetic_tasks``.
         n_tasks: its number of tasks.
         presets: its presets; ``"smoke"`` has only what comes on top of the usual one.
-        references: values to compare with.
+        pretrained: whether the first task starts from weights trained on Tiny-ImageNet. Default: False.
+        pretrained: bool = False,
+    references: values to compare with.
     """
     removals = [("No removal", None), *((method, percent) for percent in PERCENTS for method in METHODS[1:])]
     smoke = {"rows": smoke_rows(40), "columns": ("1 synthetic",)}
@@ -48,7 +51,7 @@ def substitution_table(
         title=title,
         paper=PAPER,
         rows=tuple(
-            row(method, attacked=attacked, percent=percent)
+            row(method, attacked=attacked, percent=percent, pretrained=pretrained)
             for attacked in (False, True)
             for method, percent in removals
         ),

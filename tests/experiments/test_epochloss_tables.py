@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from avalanche.benchmarks import dataset_benchmark
+from safetensors.torch import load_file
 
 from clpack.benchmarks import SplitDigits
 from clpack.experiments import cell, tables
@@ -17,6 +19,7 @@ from clpack.experiments.epochloss.three_steps import METHODS, PERCENTS, row
 from clpack.experiments.report import load_tables, markdown
 from clpack.experiments.run import run_experiment
 from clpack.experiments.store import ResultStore
+from clpack.strategies import subnetworks
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 
@@ -190,3 +193,73 @@ def test_the_smallest_run_on_cifake(tmp_path, monkeypatch):
     assert {outcome.status for outcome in summary.outcomes} == {"done"}, summary
     text = markdown(load_tables(tmp_path))
     assert "CIFAR-10 (JPEG) as natural images, a part of CIFAKE-FAKE as synthetic ones" in text
+
+
+@pytest.mark.parametrize("preset", ["paper", "short"])
+def test_figures_start_from_the_weights_of_the_pretraining_table(preset):
+    (pretraining,) = tables.get("epochloss/pretraining").cells(preset=preset)
+    for figure in (2, 3, 5, 6):
+        for config in tables.get(f"epochloss/figure{figure}").cells(preset=preset):
+            assert [source.key() for source in config.sources] == [pretraining.key()]
+    assert pretraining.stream.options.get("subset", False) == (preset == "short")
+    overrides = {"stream.seed": 5, "strategy.patience": 10}
+    cells = tables.get("epochloss/figure2").cells(preset=preset, overrides=overrides)
+    assert cells[0].stream.options["seed"] == 5
+    assert cells[0].sources[0].stream == pretraining.stream  # it is another stream
+    assert cells[0].sources[0].strategy.options["patience"] == 10
+
+
+def test_a_cell_starts_from_pretrained_weights(tmp_path, monkeypatch):
+    loaded = []
+
+    def load_weights(model, path):
+        original(model, path)
+        loaded.append((path, {name: value.clone() for name, value in model.state_dict().items()}))
+
+    original = subnetworks.load_weights
+    monkeypatch.setattr(subnetworks, "load_weights", load_weights)
+    table = Experiment(
+        "test/pretrained",
+        "",
+        "",
+        (row("EpochLoss", attacked=False, pretrained=True),),
+        TABLE.columns,
+        (1,),
+        presets={
+            "small": {
+                "source.stream": "SplitDigits",
+                "source.model": "MLP",
+                "source.model.hidden_sizes": [16],
+                "source.train_epochs": 1,
+            }
+        },
+        metrics=("learning_accuracy",),
+    )
+    (config,) = table.cells(preset="small")
+    summary = run_experiment(table, preset="small", out=tmp_path)
+    assert [outcome.status for outcome in summary.outcomes] == ["done"] * 2, summary
+    weights = tmp_path / "cells" / config.sources[0].key() / "pretrained" / "weights.safetensors"
+    ((path, start),) = loaded
+    assert path == str(weights)
+    found = load_file(path)
+    assert found.pop("linear.weight").shape == (10, 16)  # a head for all digits, which is left behind
+    assert found.pop("linear.bias").shape == (10,)
+    assert all(torch.equal(start[name], value) for name, value in found.items())
+
+    weights.unlink()
+    (tmp_path / "cells" / config.key() / "result.json").unlink()
+    summary = run_experiment(table, preset="small", out=tmp_path)
+    (failed,) = summary.with_status("failed")
+    assert "weights.safetensors is missing" in failed.reason
+
+
+@pytest.mark.skipif(not os.environ.get("CLPACK_DATA"), reason="set CLPACK_DATA to the dataset root to use real data")
+def test_pretraining_on_real_images(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    overrides = {"model": "MNISTNet", "train_epochs": 1}
+    summary = run_experiment(tables.get("epochloss/pretraining"), preset="short", out=tmp_path, overrides=overrides)
+    (outcome,) = summary.with_status("done")
+    result = ResultStore(tmp_path).result(outcome.key)["result"]
+    assert result["data"]["n_train"] == [16_000]
+    assert result["data"]["description"] == "a part of Tiny-ImageNet, 80 training images of each class"
+    assert (tmp_path / "cells" / outcome.key / "pretrained" / "weights.safetensors").is_file()
