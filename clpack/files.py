@@ -1,4 +1,4 @@
-"""Writing files so that a reader never sees half of one."""
+"""Where data lies on the disk, and writing files so that a reader never sees half of one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,17 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["atomic_path", "write_bytes", "write_text"]
+__all__ = ["atomic_path", "resolve_dataset_root", "write_bytes", "write_text"]
+
+
+def resolve_dataset_root(dataset_root: str | os.PathLike[str] | None = None) -> Path:
+    """Returns the folder that holds the data sets.
+
+    Args:
+        dataset_root: the folder; None takes the environment variable ``CLPACK_DATA``, and if that is unset or
+            empty, ``~/.clpack``.
+    """
+    return Path(dataset_root or os.environ.get("CLPACK_DATA") or "~/.clpack").expanduser()
 
 
 @contextlib.contextmanager

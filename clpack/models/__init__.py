@@ -17,6 +17,7 @@ from .evaluation_nets import (
     build_network,
 )
 from .genimage_resnet import GenImageResNet18
+from .imagenet_resnet import ImageNetResNet18, find_imagenet_weights
 from .mlp import MLP
 from .mnist_net import MNISTNet
 from .normalization import ContinualNorm2d, replace_batch_norm
@@ -35,6 +36,7 @@ __all__ = [
     "ConvNet",
     "CosineLinear",
     "GenImageResNet18",
+    "ImageNetResNet18",
     "LeNet",
     "MNISTNet",
     "MaskedSubnetworks",
@@ -43,6 +45,7 @@ __all__ = [
     "SplitCosineLinear",
     "WideResNet",
     "build_network",
+    "find_imagenet_weights",
     "imprinted_weights",
     "replace_batch_norm",
 ]

@@ -4,12 +4,27 @@ The settings are those of one epoch, but for two that the authors' logs have oth
 Split-miniImageNet, and no dropout in Stable SGD on Split-CIFAR100.
 """
 
+from collections.abc import Mapping
+
 from clpack.experiments.config import Experiment
-from clpack.experiments.tag.protocol import COLUMNS, METRICS, PAPER, SHORT_FIVE, SHORT_ROWS, SMOKE, references, row
+from clpack.experiments.tag.protocol import (
+    COLUMNS,
+    METRICS,
+    PAPER,
+    SHORT_FIVE,
+    SHORT_ROWS,
+    SMOKE,
+    Settings,
+    references,
+    row,
+)
 from clpack.experiments.tag.published import FIVE_EPOCHS
 
 _METHODS = ("SGD", "RMSProp", "EWC", "A-GEM", "ER", "Stable SGD", "TAG-RMSProp")
-_CHANGES = {"SGD": {"strategy.lr": (0.1, 0.1, 0.01, 0.1)}, "Stable SGD": {"model.dropout": (0.0, 0.0, 0.0, 0.0)}}
+_CHANGES: Mapping[str, Settings] = {
+    "SGD": {"strategy.lr": (0.1, 0.1, 0.01, 0.1)},
+    "Stable SGD": {"model.dropout": (0.0, 0.0, None, 0.0)},
+}
 
 EXPERIMENT = Experiment(
     name="tag/five_epochs",

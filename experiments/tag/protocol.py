@@ -1,8 +1,8 @@
 """What the tables of TAG's paper have in common: streams, network, and the methods with their published settings.
 
 The streams have a single head with the logits of other tasks masked, nothing is augmented, and each task is trained for
-one epoch with batches of 10 (64 for 5-dataset). Split-CUB, whose network starts from weights trained on ImageNet, has
-its settings and results here, but is in no table: there is no such network yet.
+one epoch with batches of 10 (64 for 5-dataset). The network of Split-CUB starts from weights trained on ImageNet; it
+has no dropout.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ __all__ = [
     "SHORT_FIVE",
     "SHORT_ROWS",
     "SMOKE",
+    "Settings",
     "references",
     "row",
 ]
@@ -49,6 +50,12 @@ COLUMNS = (
         {"train_mb_size": 10, "eval_mb_size": 256, "drop_last": True},
     ),
     Column(
+        "Split-CUB",
+        Component("SplitCUB", {"n_experiences": 20, "seed": 0}),
+        Component("ImageNetResNet18", {"head": "masked"}),
+        {"train_mb_size": 10, "eval_mb_size": 256, "drop_last": True},
+    ),
+    Column(
         "5-dataset",
         Component("FiveDatasets", {"members": ["cifar10", "mnist", "svhn", "notmnist", "fashionmnist"], "seed": 0}),
         NETWORK,
@@ -56,7 +63,7 @@ COLUMNS = (
     ),
 )
 
-Settings = Mapping[str, Sequence[Any]]  # by setting: its value for each stream
+Settings = Mapping[str, Sequence[Any]]  # by setting: its value for each stream; None for one that lacks the setting
 
 _LR, _B = "strategy.lr", {"strategy.b": (5.0, 5.0, 5.0, 7.0)}
 _SGD: Settings = {_LR: (0.1, 0.05, 0.01, 0.1)}
@@ -89,7 +96,7 @@ _METHODS: Mapping[str, tuple[str, str, Settings]] = {  # strategy, optimizer, an
         {
             _LR: (0.1, 0.1, 0.05, 0.1),
             "strategy.gamma": (0.9, 0.9, 0.9, 0.7),
-            "model.dropout": (0.1, 0.0, 0.0, 0.0),
+            "model.dropout": (0.1, 0.0, None, 0.0),
         },
     ),
     # Not joint training: the sequence of tasks is repeated six times.
@@ -130,6 +137,7 @@ def row(
     like: Mapping[str, str] | None = None,
     settings: Mapping[str, Any] | None = None,
     grid: Mapping[str, Sequence[Any]] | None = None,
+    columns: tuple[str, ...] = (),
 ) -> Row:
     """Returns the row of a method with its published settings.
 
@@ -141,6 +149,7 @@ def row(
             :data:`COLUMNS`, each its own.
         settings: for all columns.
         grid: values to try.
+        columns: labels of the columns that it is for. Default: none, all of them.
     """
     strategy, optimizer, published = _METHODS[method]
     by_stream = {**published, **(changes or {})}
@@ -150,23 +159,27 @@ def row(
         Component(strategy, {"optimizer": optimizer}),
         settings=settings or {},
         settings_by_column={
-            column: {key: values[_STREAMS.index(stream)] for key, values in by_stream.items()}
+            column: {
+                key: value for key, values in by_stream.items() if (value := values[_STREAMS.index(stream)]) is not None
+            }
             for column, stream in like.items()
         },
         grid=grid or {},
         upper_bound=method == "Multi-task",
+        columns=columns,
     )
 
 
-def references(results: Results, methods: Mapping[str, str]) -> tuple[Reference, ...]:
+def references(results: Results, methods: Mapping[str, str], source: str = SOURCE) -> tuple[Reference, ...]:
     """Returns the published values.
 
     Args:
         results: of :mod:`clpack.experiments.tag.published`.
         methods: for each row by its label, the name in ``results``.
+        source: where they come from.
     """
     return tuple(
-        Reference(label, column.label, metric, value[0], value[1], SOURCE)
+        Reference(label, column.label, metric, value[0], value[1], source)
         for label, method in methods.items()
         for metric, values in zip(METRICS, results[method], strict=False)  # of Multi-task only the accuracy
         for column in COLUMNS

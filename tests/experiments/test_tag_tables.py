@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
+from torchvision.models import resnet18
 
+from clpack.benchmarks import cub, files
 from clpack.experiments import cell, tables
 from clpack.experiments.config import Column, Component, Experiment, Row
 from clpack.experiments.report import load_tables, markdown
 from clpack.experiments.run import run_experiment
 from clpack.experiments.store import ResultStore
 
-CIFAR, MINI, FIVE = "Split-CIFAR100", "Split-miniImageNet", "5-dataset"
+CIFAR, MINI, CUB, FIVE = "Split-CIFAR100", "Split-miniImageNet", "Split-CUB", "5-dataset"
 
 
 def settings(name, row, column):
@@ -37,11 +43,19 @@ def settings(name, row, column):
         ("baselines", "Multi-task", FIVE, {"strategy": "Naive", "strategy.lr": 0.05, "cycles": 6}),
         ("hybrids", "TAG-ER", FIVE, {"strategy.lr": 0.0005, "strategy.b": 7.0, "strategy.mem_size": 50}),
         ("hybrids", "RMSProp-EWC", MINI, {"strategy.optimizer": "RMSprop", "strategy.lr": 0.001}),
+        ("baselines", "Stable SGD", CUB, {"strategy.lr": 0.05, "model": "ImageNetResNet18", "stream": "SplitCUB"}),
+        ("hybrids", "TAG-ER", CUB, {"strategy.lr": 0.000025, "strategy.b": 5.0, "strategy.mem_size": 200}),
         ("five_epochs", "SGD", MINI, {"strategy.lr": 0.1, "train_epochs": 5}),
         ("five_epochs", "Stable SGD", CIFAR, {"model.dropout": 0.0}),
+        ("ten_epochs", "EWC", CUB, {"strategy.lr": 0.01, "strategy.ewc_lambda": 10.0, "train_epochs": 10}),
+        ("ten_epochs", "EWC", FIVE, {"strategy.ewc_lambda": 1.0}),
+        ("ten_epochs", "RMSProp", MINI, {"strategy.lr": 0.005}),
+        ("ten_epochs", "ER", FIVE, {"strategy.lr": 0.05, "strategy.mem_size": 50}),
+        ("ten_epochs", "Stable SGD", FIVE, {"strategy.lr": 0.05, "strategy.gamma": 0.8, "model.dropout": 0.1}),
         ("memory", "ER (M=10)", FIVE, {"strategy.mem_size": 500, "strategy.lr": 0.1}),
         ("memory", "ER (M=2)", MINI, {"strategy.mem_size": 200, "strategy.lr": 0.1}),
         ("memory", "A-GEM (M=3)", CIFAR, {"strategy.examples_per_class": 3}),
+        ("memory", "TAG-ER (M=10)", CUB, {"strategy.mem_size": 2000, "strategy.optimizer": "TAG-RMSprop"}),
         ("grid", "EWC (lr=0.05, ewc_lambda=10.0)", CIFAR, {"strategy.ewc_lambda": 10.0, "val_fraction": 0.1}),
     ],
 )
@@ -49,7 +63,8 @@ def test_published_settings(name, row, column, expected):
     found = settings(f"tag/{name}", row, column)
     assert {key: found[key] for key in expected} == expected
     assert (found["eval_mb_size"], found["model.head"]) == (256, "masked")
-    assert ("drop_last" in found) == (column == MINI)
+    assert ("drop_last" in found) == (column in (MINI, CUB))
+    assert column != CUB or "model.dropout" not in found
 
 
 @pytest.mark.parametrize(
@@ -60,9 +75,14 @@ def test_published_settings(name, row, column, expected):
         ("baselines", "Multi-task", FIVE, "average_accuracy", 70.00, 4.44),
         ("hybrids", "TAG-A-GEM", MINI, "forgetting", 0.042, 0.006),
         ("hybrids", "RMSProp-ER", FIVE, "average_accuracy", 52.12, 2.17),
+        ("baselines", "Multi-task", CUB, "average_accuracy", 71.65, 0.76),
+        ("naive", "TAG-RMSProp", CUB, "learning_accuracy", 71.56, 0.74),
         ("five_epochs", "ER", MINI, "average_accuracy", 54.01, 0.56),
+        ("ten_epochs", "TAG-RMSProp", CUB, "forgetting", 0.216, 0.015),
+        ("ten_epochs", "Stable SGD", FIVE, "learning_accuracy", 92.64, 0.29),
         ("memory", "ER (M=1)", CIFAR, "average_accuracy", 59.14, 1.77),
         ("memory", "A-GEM (M=10)", FIVE, "forgetting", 0.263, 0.029),
+        ("memory", "TAG-ER (M=10)", CUB, "average_accuracy", 72.16, 0.43),
     ],
 )
 def test_published_results(name, row, column, metric, mean, std):
@@ -71,26 +91,26 @@ def test_published_results(name, row, column, metric, mean, std):
 
 
 def test_every_row_has_its_published_result():
-    for name in ("naive", "baselines", "hybrids", "five_epochs", "memory"):
+    without = {
+        "ten_epochs": {("TAG-RMSProp", column) for column in (CIFAR, MINI, FIVE)},
+        "memory": {(f"{method} (M={n})", FIVE) for method in ("A-GEM", "ER") for n in (2, 3)},
+    }
+    for name in ("naive", "baselines", "hybrids", "five_epochs", "ten_epochs", "memory"):
         table = tables.get(f"tag/{name}")
         accuracies = {(each.row, each.column) for each in table.references if each.metric == "average_accuracy"}
         missing = {(config.row, config.column) for config in table.cells(seeds=[1])} - accuracies
-        logged = {(f"{method} (M={n})", FIVE) for method in ("A-GEM", "ER") for n in (2, 3)}
-        assert missing == (logged if name == "memory" else set())
+        assert missing == without.get(name, set())
 
 
 def test_the_grids_of_the_paper():
-    counts = {}
-    for config in tables.get("tag/grid").cells(seeds=[1]):
-        if config.column == CIFAR:
-            method = config.row.split(" (")[0]
-            counts[method] = counts.get(method, 0) + 1
-    assert counts == {
-        **dict.fromkeys(("SGD", "Adagrad", "RMSProp", "Adam", "A-GEM", "ER"), 4),
-        **dict.fromkeys(("TAG-Adagrad", "TAG-RMSProp", "TAG-Adam"), 24),
-        "EWC": 12,
-        "Stable SGD": 36,
-    }
+    configs = tables.get("tag/grid").cells(seeds=[1])
+    for column, stable in ((CIFAR, 36), (MINI, 36), (CUB, 9), (FIVE, 36)):
+        assert Counter(config.row.split(" (")[0] for config in configs if config.column == column) == {
+            **dict.fromkeys(("SGD", "Adagrad", "RMSProp", "Adam", "A-GEM", "ER"), 4),
+            **dict.fromkeys(("TAG-Adagrad", "TAG-RMSProp", "TAG-Adam"), 24),
+            "EWC": 12,
+            "Stable SGD": stable,
+        }
 
 
 def results(root):
@@ -139,6 +159,52 @@ def test_an_interrupted_cycle_goes_on(baselines, tmp_path, monkeypatch):
     assert n_iterations == 200
     run_experiment(table, preset="smoke", out=tmp_path, checkpoint_every=50)
     assert json.dumps(results(tmp_path)["Multi-task"]) == json.dumps(results(baselines)["Multi-task"])
+
+
+@pytest.fixture
+def small_cub(tmp_path, monkeypatch):
+    """A dataset root with four kinds of birds, each with two images for training and one for testing."""
+    folder = tmp_path / "CUB_200_2011"
+    rows = [(label, number) for label in range(4) for number in range(3)]
+    for label, number in rows:
+        path = folder / f"images/{label}/{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (60 * label, 50 * number, 100)).save(path)
+    for name, values in (
+        ("images", [f"{label}/{number}.png" for label, number in rows]),
+        ("image_class_labels", [label + 1 for label, _ in rows]),
+        ("train_test_split", [int(number > 0) for _, number in rows]),
+    ):
+        (folder / f"{name}.txt").write_text("".join(f"{row} {value}\n" for row, value in enumerate(values, start=1)))
+    forged = files.DataSet("CUB200", "", (files.DataFile("CUB_200_2011/images.txt", None, None),))
+    monkeypatch.setitem(files._DATA_SETS, "CUB200", forged)
+    monkeypatch.setattr(cub, "_N_CLASSES", 4)
+    monkeypatch.setenv("CLPACK_DATA", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    return tmp_path
+
+
+def test_split_cub_starts_from_weights_trained_on_imagenet(small_cub, monkeypatch):
+    table = tables.get("tag/baselines")
+    few = {"columns": (CUB,), "rows": ("TAG-RMSProp",), "seeds": (1,), "stream.n_experiences": 2, "train_mb_size": 3}
+    table = replace(table, presets={"few": few})
+    with pytest.raises(
+        FileNotFoundError, match="weights of ResNet-18 trained on ImageNet are not in .*/weights/resnet"
+    ):
+        run_experiment(table, preset="few", out=small_cub / "out")
+    assert not (small_cub / "out" / "cells").exists()
+
+    weights = small_cub / "weights" / "new"
+    weights.parent.mkdir()
+    torch.save(resnet18().state_dict(), weights)
+    name = f"resnet18-{hashlib.sha256(weights.read_bytes()).hexdigest()[:8]}.pth"
+    weights.rename(weights.with_name(name))
+    monkeypatch.setattr("clpack.models.imagenet_resnet._FILE", name)
+    summary = run_experiment(table, preset="few", out=small_cub / "out")
+    assert [outcome.status for outcome in summary.outcomes] == ["done"], summary
+    result = results(small_cub / "out")["TAG-RMSProp"]
+    assert result["data"]["n_train"] == [4, 4]
+    assert "preprocessing 'authors'" in markdown(load_tables(small_cub / "out"))
 
 
 def test_selection_on_held_out_samples(tmp_path):
