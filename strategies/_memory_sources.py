@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,13 +14,32 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from clpack.condensation import CondensedSet, LowRankImages, PixelImages, Progress, Settings, condense, gradient_loops
+from clpack.condensation import (
+    CondensedSet,
+    ExpertBuffer,
+    LowRankImages,
+    PixelImages,
+    Progress,
+    Settings,
+    condense,
+    gradient_loops,
+    train_experts,
+)
 from clpack.condensation._draws import Network, network_factory, random_network, try_network
 from clpack.randomness import generator_for
 
 from ._images import Group, read_images, task_labels
 
-__all__ = ["Condensation", "RawSamples", "ReadyMade", "Request", "Source", "herding_order", "progress_file"]
+__all__ = [
+    "Condensation",
+    "RawSamples",
+    "ReadyMade",
+    "Request",
+    "Source",
+    "experts_folder",
+    "herding_order",
+    "progress_file",
+]
 
 
 @dataclass(frozen=True)
@@ -42,6 +63,10 @@ class Request:
     num_classes: int
     device: torch.device
     folder: Path | None
+
+    def file(self, name: Callable[[int, str], str], part: str) -> Path | None:
+        """Returns where a file of a part of the experience lies, if there is a folder."""
+        return None if self.folder is None else self.folder / name(self.experience.current_experience, part)
 
 
 class Source(ABC):
@@ -86,6 +111,7 @@ class Condensation(Source):
         network: see :func:`clpack.condensation.condense`.
         half: whether numbers are stored in half precision.
         callbacks: of :func:`clpack.condensation.condense`.
+        experts: options of :func:`clpack.condensation.train_experts` for MTT; the others follow from the settings.
         arguments: others of :func:`clpack.condensation.condense`.
     """
 
@@ -97,6 +123,7 @@ class Condensation(Source):
         network: Network,
         half: bool,
         callbacks: Sequence[Callable[[Progress], None]],
+        experts: Mapping[str, Any],
         arguments: Mapping[str, Any],
     ) -> None:
         self.settings = settings
@@ -104,6 +131,7 @@ class Condensation(Source):
         self.network = network
         self.half = half
         self.callbacks = callbacks
+        self.experts = experts
         self.arguments = arguments
         self._normalizes_batches = False  # whether the network does, by which classes depend on each other
 
@@ -148,21 +176,52 @@ class Condensation(Source):
             task, labels = part[0][0], [label for _, label in part]
             rows = (tasks == task) & torch.isin(targets, torch.tensor(labels))
             name = f"experience_{current:03d}_task_{task}" + (f"_class_{labels[0]}" if len(part) == 1 else "")
-            condensed = condense(
-                images[rows],
-                targets[rows],
-                method=self.settings.method,
-                rank=self.settings.rank,
-                network=self.network,
-                num_classes=request.num_classes,
-                device=request.device,
-                checkpoint=None if request.folder is None else request.folder / progress_file(current, f"{number:03d}"),
-                callbacks=[_for_part(callback, name) for callback in self.callbacks],
-                **self.arguments,
-                **self._amount(request, part, images.shape[1:]),
-            )
+            images_of, targets_of = images[rows], targets[rows]
+            with self._trained_experts(request, images_of, targets_of, f"{number:03d}") as experts:
+                condensed = condense(
+                    images_of,
+                    targets_of,
+                    method=self.settings.method,
+                    rank=self.settings.rank,
+                    network=self.network,
+                    num_classes=request.num_classes,
+                    experts=experts,
+                    device=request.device,
+                    checkpoint=request.file(progress_file, f"{number:03d}"),
+                    callbacks=[_for_part(callback, name) for callback in self.callbacks],
+                    **self.arguments,
+                    **self._amount(request, part, images.shape[1:]),
+                )
             made |= {group: self._stored(condensed.select_classes([group[1]])) for group in part}
         return made
+
+    @contextlib.contextmanager
+    def _trained_experts(
+        self, request: Request, images: Tensor, targets: Tensor, part: str
+    ) -> Iterator[ExpertBuffer | None]:
+        """Yields the experts of some classes, if the method has any; without a folder for them they do not stay.
+
+        Of the epochs that the authors train them for, those that are never looked at are left out.
+        """
+        if self.settings.method != "mtt":
+            yield None
+            return
+        augmentation, folder = self.settings.augmentation, request.file(experts_folder, part)
+        plain = augmentation == "none"  # then experts are trained with that of DC, as in the authors' code
+        with tempfile.TemporaryDirectory() if folder is None else contextlib.nullcontext(folder) as where:
+            yield train_experts(
+                images,
+                targets,
+                where,
+                epochs=self.settings.trajectory_epochs,
+                network=self.network,
+                num_classes=request.num_classes,
+                augmentation="crop_scale_rotate" if plain else augmentation,
+                family="dc" if plain else "dsa",
+                seed=self.settings.seed,
+                device=request.device,
+                **self.experts,
+            )
 
     def _parts(self, request: Request) -> list[list[Group]]:
         """Returns which classes are condensed together: those of a task, or each alone.
@@ -310,6 +369,11 @@ def herding_order(features: Tensor, count: int) -> Tensor:
 def progress_file(experience: int, part: str) -> str:
     """Returns the name of the file from which an interrupted condensation of a part of an experience goes on."""
     return f"condensation_{experience:03d}_{part}.safetensors"
+
+
+def experts_folder(experience: int, part: str) -> str:
+    """Returns the name of the folder of the experts that a part of an experience is condensed with."""
+    return f"experts_{experience:03d}_{part}"
 
 
 def _for_part(callback: Callable[[Progress], None], part: str) -> Callable[[Progress], None]:

@@ -75,8 +75,10 @@ class CondensedReplayPlugin(SupervisedPlugin):
     Their mini-batches are augmented, each image for itself. After the epoch number
     :math:`\lfloor (E - 1) / 2 \rfloor + 1` of :math:`E`, counted from 0, the momentum starts anew and updates are made
     with a tenth of the learning rate. The rate that the optimizer shows between updates is the whole one, so schedulers
-    may change it at any time. A run that is resumed inside an experience prepares it again: with ``save_to`` what was
-    condensed is read from there, without it the experience is condensed again, to the same images.
+    may change it at any time; but with images by MTT, whose learning rate was learned with them, updates are made with
+    that one, or the mean of those of several experiences. A run that is resumed inside an experience prepares it again:
+    with ``save_to`` what was condensed is read from there, without it the experience is condensed again, to the same
+    images.
 
     Args:
         method: see :class:`CondensedBuffer`, like the arguments that are not described here.
@@ -105,8 +107,8 @@ class CondensedReplayPlugin(SupervisedPlugin):
     Raises:
         ValueError, TypeError: see :class:`CondensedBuffer`; if an argument does not go with ``memory_only``; in
             training with ``memory_only``, if a part of the model cannot get new weights because its module has no
-            ``reset_parameters``, or the strategy has a plugin that replays, prunes, or needs the network of the
-            experience before, such as EWC and LwF.
+            ``reset_parameters``, the learning rate that MTT has learned is not positive, or the strategy has a plugin
+            that replays, prunes, or needs the network of the experience before, such as EWC and LwF.
     """
 
     def __init__(
@@ -172,6 +174,7 @@ class CondensedReplayPlugin(SupervisedPlugin):
         )
         self._size = 0  # samples of the experience when it was checked
         self._rates: list[Any] = []  # learning rates to go back to after an update
+        self._learned_lr: float | None = None
 
     @property
     def save_to(self) -> str | os.PathLike[str] | None:
@@ -223,6 +226,12 @@ class CondensedReplayPlugin(SupervisedPlugin):
     ) -> None:
         """Joins the memory with the data; or begins anew with model and optimizer."""
         if self.memory_only:
+            self._learned_lr = self.storage_policy.learned_lr
+            if self._learned_lr is not None and not self._learned_lr > 0:
+                raise ValueError(
+                    f"method='mtt' has learned the learning rate {self._learned_lr:g}, with which nothing can be "
+                    "trained; lower lr_img or lr_lr"
+                )
             self._begin_anew(strategy)
             return
         self._check_again(strategy)
@@ -251,11 +260,15 @@ class CondensedReplayPlugin(SupervisedPlugin):
             strategy.mbatch[0] = self._augmented(strategy.mb_x)
 
     def before_update(self, strategy: Any, **kwargs: Any) -> None:
-        """Lowers the learning rate for the update, if it is late."""
-        if self.memory_only and strategy.clock.train_exp_epochs > self._last_early_epoch(strategy):
+        """Takes the learned learning rate for the update, if there is one, and lowers it, if it is late."""
+        if not self.memory_only:
+            return
+        late = strategy.clock.train_exp_epochs > self._last_early_epoch(strategy)
+        if late or self._learned_lr is not None:
             self._rates = [group["lr"] for group in strategy.optimizer.param_groups]
             for group in strategy.optimizer.param_groups:
-                group["lr"] = group["lr"] * _LATE_RATE  # not in place: it may be a tensor
+                rate = group["lr"] if self._learned_lr is None else self._learned_lr
+                group["lr"] = rate * _LATE_RATE if late else rate  # not in place: it may be a tensor
 
     def after_update(self, strategy: Any, **kwargs: Any) -> None:
         """Puts the learning rate back."""

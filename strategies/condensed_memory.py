@@ -8,6 +8,7 @@ References:
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -33,13 +34,13 @@ from ._images import (
     random_state_kept,
     stream_groups,
 )
-from ._memory_sources import Condensation, RawSamples, ReadyMade, Request, Source, progress_file
+from ._memory_sources import Condensation, RawSamples, ReadyMade, Request, Source, experts_folder, progress_file
 from ._rows import experience_file
 from .data import synthetic_dataset
 
 __all__ = ["CondensedBuffer", "CondensedMemoryMetric"]
 
-Method = Literal["dc", "dsa", "dm", "random", "herding"]
+Method = Literal["dc", "dsa", "dm", "mtt", "random", "herding"]
 Precision = Literal["float32", "float16"]
 
 _IMAGES_PER_CLASS = 10  # as in the CIFAR-10 experiments of [1]
@@ -52,8 +53,9 @@ class CondensedBuffer(ExemplarsBuffer):
     task apart. A class that returns in the same task is condensed anew, from the new data only, and what was kept of it
     is dropped. With DM, unless the network has batch normalization, the images of a class do not depend on the other
     classes, and with ``images_per_class`` not on their order either; on a CPU to the same bits, elsewhere up to
-    rounding. With ``memory_bytes`` the number that is condensed at once falls as classes come. DC and DSA condense the
-    classes of an experience together.
+    rounding. With ``memory_bytes`` the number that is condensed at once falls as classes come. DC, DSA and MTT condense
+    the classes of an experience together; MTT first trains its experts on them, as many epochs as are looked at, and
+    learns a learning rate with the images.
 
     Images are in the space of the stream's evaluation transform, which is what is applied to the samples condensed.
     ``buffer`` decodes them all, as a dataset without transforms that can be joined with the data of the stream. Model,
@@ -63,8 +65,8 @@ class CondensedBuffer(ExemplarsBuffer):
     images of a data set, 1 byte for each number, although they are held as float32, transformed.
 
     Args:
-        method: ``"dc"``, ``"dsa"`` or ``"dm"``; ``"random"`` samples; or ``"herding"``, those whose mean feature in a
-            random network is near that of their class.
+        method: ``"dc"``, ``"dsa"``, ``"dm"`` or ``"mtt"``; ``"random"`` samples; or ``"herding"``, those whose mean
+            feature in a random network is near that of their class.
         rank: of the factors. None or 0 stores pixels; samples always are.
         memory_bytes: bytes of the whole memory: pixels or factors by their element size, and 8 for each label. Classes
             have equal shares; when classes are added all are cut to the new share, the last images going first. With
@@ -82,9 +84,13 @@ class CondensedBuffer(ExemplarsBuffer):
             ``Progress.part`` tells, such as ``"experience_000_task_0_class_3"``.
         save_to: folder for the memory after each experience: ``experience_000.safetensors``, which
             :meth:`clpack.condensation.CondensedSet.load` reads, and the picture ``experience_000.png``. An interrupted
-            condensation goes on from the files ``condensation_*.safetensors`` there, which are removed once the memory
-            is written. Default: None, not saved.
+            condensation goes on from the files ``condensation_*.safetensors`` and the folders ``experts_*`` there,
+            which are removed once the memory is written. Default: None, not saved; experts are then in a temporary
+            folder.
         checkpoint_every: iterations of a condensation between two writings of such a file.
+        num_experts: experts of MTT, 4 bytes for each parameter and epoch, on the disk.
+        expert_lr: learning rate of their training.
+        expert_batch_size: mini-batch of their training.
         options: the other attributes of :class:`clpack.condensation.Settings`, by name. They are checked, but have no
             effect, where nothing is condensed.
 
@@ -117,6 +123,9 @@ class CondensedBuffer(ExemplarsBuffer):
         callbacks: Sequence[Callable[[Progress], None]] = (),
         save_to: str | os.PathLike[str] | None = None,
         checkpoint_every: int = 500,
+        num_experts: int = 100,
+        expert_lr: float = 0.01,
+        expert_batch_size: int = 256,
         **options: Any,
     ) -> None:
         if memory_bytes is not None and images_per_class is not None:
@@ -126,7 +135,14 @@ class CondensedBuffer(ExemplarsBuffer):
                 raise ValueError(f"{name} must be a positive integer, got {value!r}")
         if precision not in ("float32", "float16"):
             raise ValueError(f"precision must be 'float32' or 'float16', got {precision!r}")
-        check_integer("checkpoint_every", checkpoint_every)
+        for name, value in (
+            ("checkpoint_every", checkpoint_every),
+            ("num_experts", num_experts),
+            ("expert_batch_size", expert_batch_size),
+        ):
+            check_integer(name, value)
+        if not expert_lr > 0:
+            raise ValueError(f"expert_lr must be positive, got {expert_lr}")
         check_network(network)
         _check_kind(method, condensed)
         mean, std = per_channel("mean", mean), per_channel("std", std)
@@ -155,7 +171,13 @@ class CondensedBuffer(ExemplarsBuffer):
         else:
             arguments = {"mean": mean, "std": std, "checkpoint_every": checkpoint_every}
             self._source = Condensation(
-                settings, options, network=network, half=half, callbacks=callbacks, arguments=arguments
+                settings,
+                options,
+                network=network,
+                half=half,
+                callbacks=callbacks,
+                experts={"num_experts": num_experts, "lr": expert_lr, "batch_size": expert_batch_size},
+                arguments=arguments,
             )
 
     def __len__(self) -> int:
@@ -186,6 +208,12 @@ class CondensedBuffer(ExemplarsBuffer):
     def nbytes(self) -> int:
         """Stored bytes, with the labels; those of samples as 8-bit images."""
         return sum(map(self._source.nbytes, self._sets.values()))
+
+    @property
+    def learned_lr(self) -> float | None:
+        """The learning rate that MTT has learned with the images, the mean over classes; None for other images."""
+        rates = [each.metadata["lr"] for each in self._sets.values() if "lr" in each.metadata]
+        return sum(rates) / len(rates) if rates else None
 
     @property
     def buffer(self) -> Any:
@@ -246,6 +274,8 @@ class CondensedBuffer(ExemplarsBuffer):
         if self.save_to is not None:
             for path in Path(self.save_to).glob(progress_file(exp.current_experience, "*")):
                 path.unlink()
+            for path in Path(self.save_to).glob(experts_folder(exp.current_experience, "*")):
+                shutil.rmtree(path)
 
     def resize(self, strategy: Any, new_size: int) -> None:
         """Changes the budget, in the unit that it has; images for which it is too small are dropped.
@@ -318,11 +348,6 @@ def _check_kind(method: str, condensed: CondensedSet | None) -> None:
         if not isinstance(condensed, CondensedSet):
             raise TypeError(f"condensed must be a clpack.condensation.CondensedSet, got {type(condensed).__name__}")
         return
-    if method == "mtt":
-        raise ValueError(
-            "method='mtt' needs experts that were trained on all classes, which no experience has; condense the whole "
-            "data set with it before, and give the set as condensed"
-        )
     if method not in get_args(Method):
         raise ValueError(unknown_name("method", str(method), get_args(Method)))
 

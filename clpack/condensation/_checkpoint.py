@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from clpack.files import atomic_path
 
+from ._draws import describe_data
 from ._updates import Updater
 from .condensed_set import CondensedSet
 
@@ -21,10 +21,7 @@ __all__ = ["describe_run", "restore", "save"]
 
 def describe_run(images: Tensor, targets: Tensor, condensed: CondensedSet, network: str) -> str:
     """Returns what a run depends on, as JSON: a checkpoint fits a run of the same text."""
-    digest = hashlib.sha256()
-    for tensor in (images, targets):
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    data = {"shape": list(images.shape), "sha256": digest.hexdigest()}
+    data = describe_data(images, targets)
     classes = list(dict.fromkeys(condensed.targets.tolist()))
     return json.dumps({**condensed.metadata, "classes": classes, "data": data, "network": network}, sort_keys=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -83,6 +84,14 @@ def describe_network(factory: Callable[[], nn.Module]) -> str:
     """Returns the layers of what a factory builds, and the shapes of its parameters."""
     network = random_network(factory, torch.device("cpu"), 0)
     return f"{network!r} {[tuple(parameter.shape) for parameter in network.parameters()]}"
+
+
+def describe_data(images: Tensor, targets: Tensor) -> dict[str, Any]:
+    """Returns the shape of images, and a digest of them and of their targets; values as in JSON."""
+    digest = hashlib.sha256()
+    for tensor in (images, targets):
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return {"shape": list(images.shape), "sha256": digest.hexdigest()}
 
 
 def random_network(factory: Callable[[], nn.Module], device: torch.device, seed: int, *names: str | int) -> nn.Module:

@@ -235,11 +235,10 @@ class TrajectoryMatching(_Update):
             raise ValueError(
                 f"network must be that of the experts, with {experts.num_parameters} parameters, has {size}"
             )
-        needed = settings.max_start_epoch - 1 + settings.expert_epochs
-        if experts.num_epochs < needed:
+        if experts.num_epochs < settings.trajectory_epochs:
             raise ValueError(
                 f"max_start_epoch={settings.max_start_epoch} and expert_epochs={settings.expert_epochs} need experts "
-                f"of {needed} epochs, got {experts.num_epochs}"
+                f"of {settings.trajectory_epochs} epochs, got {experts.num_epochs}"
             )
         self._order = draws.order(len(experts), "experts")
 

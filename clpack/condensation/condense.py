@@ -122,6 +122,11 @@ class Settings:
     piece_size: int = 16
     seed: int = 0
 
+    @property
+    def trajectory_epochs(self) -> int:
+        """MTT: the epochs of an expert that are looked at, from its first weights on."""
+        return self.max_start_epoch - 1 + self.expert_epochs
+
     @classmethod
     def for_method(
         cls, method: Method, *, rank: int | None = None, images_per_class: int = 1, **options: Any

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from clpack.files import atomic_path
 from clpack.randomness import generator_for
 
-from ._draws import Network, describe_network, network_factory, random_network
+from ._draws import Network, describe_data, describe_network, network_factory, random_network
 from .evaluate import Family, _check_pair, train_pass
 
 __all__ = ["ExpertBuffer", "train_experts", "trajectory_distance"]
@@ -91,6 +91,7 @@ def train_experts(
     num_experts: int = 100,
     epochs: int = 50,
     network: Network = "ConvNet",
+    num_classes: int | None = None,
     lr: float = 0.01,
     batch_size: int = 256,
     augmentation: str = "color_crop_cutout_flip_scale_rotate",
@@ -102,7 +103,8 @@ def train_experts(
     """Trains experts on real images and keeps their parameters at the start and after every epoch [1].
 
     Each expert is a file of ``4 (epochs + 1) P`` bytes for ``P`` parameters, written when it is finished. Experts that
-    are there already are kept, so after an interruption the same call goes on; the result is the same bit for bit.
+    are there already are kept, so after an interruption the same call goes on; the result is the same bit for bit. The
+    first epochs do not depend on how many follow. Files hold no images, but a digest of them.
 
     Args:
         images: float tensor of shape ``(N, C, H, W)``, normalized.
@@ -111,6 +113,7 @@ def train_experts(
         num_experts: how many networks.
         epochs: passes over the images, by SGD without momentum and weight decay.
         network: one of :data:`clpack.models.EVALUATION_NETWORKS`, or a function that builds a network.
+        num_classes: outputs of a network that is built by its name. Default: the largest label and one.
         lr: learning rate.
         batch_size: images of a mini-batch.
         augmentation: strategy of :func:`augment` or :func:`dc_augment`, with parameters for each image.
@@ -121,7 +124,7 @@ def train_experts(
             shape ``(2,)``.
 
     Raises:
-        ValueError: if an option is out of range, or the folder holds experts of other settings.
+        ValueError: if an option is out of range, or the folder holds experts of other settings or data.
         TypeError: if a tensor is of the wrong type.
     """
     _check_pair("images", images, "targets", targets)
@@ -129,10 +132,10 @@ def train_experts(
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     device = torch.device(images.device if device is None else device)
-    images, targets = images.to(device), targets.to(device)
-    factory = network_factory(network, int(targets.max()) + 1, images.shape)
+    outputs = int(targets.max()) + 1 if num_classes is None else num_classes
+    factory = network_factory(network, outputs, images.shape)
     settings: dict[str, Any] = {
-        "images": list(images.shape),
+        "data": describe_data(images, targets),
         "network": describe_network(factory),
         "epochs": epochs,
         "lr": lr,
@@ -141,6 +144,7 @@ def train_experts(
         "family": family,
         "seed": seed,
     }
+    images, targets = images.to(device), targets.to(device)
     for expert in range(num_experts):
         path = Path(folder) / f"expert_{expert:04d}.safetensors"
         header = json.dumps({**settings, "expert": expert}, sort_keys=True)

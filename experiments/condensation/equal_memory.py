@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from clpack.experiments.condensation.protocol import (
     METRICS,
     PAPER,
     SHORT,
+    SHORT_MTT,
     SMOKE,
+    SMOKE_MTT,
     TRAINING,
     Method,
     condensed_row,
-    label,
     raw_row,
     whole_stream,
 )
@@ -24,13 +26,14 @@ __all__ = ["equal_memory_table"]
 _SOURCE = "the authors of DC, DSA and DM, and two later comparisons; the values of the low-rank forms could not be read"
 _METHODS: tuple[Method, ...] = ("dc", "dsa", "dm")
 _BUDGETS = {"1 per class": 1, "10 per class": 10, "50 per class": 50}
-_ROWS = ["Random", "Herding", *(label(method, low_rank=low_rank) for method in _METHODS for low_rank in (False, True))]
 
 
 def equal_memory_table(
     dataset: str,
     title: str,
     published: Mapping[str, Sequence[float | tuple[float, float] | None]],
+    *,
+    short: Mapping[str, Any] | None = None,
 ) -> Experiment:
     """Returns the table of a data set.
 
@@ -38,12 +41,14 @@ def equal_memory_table(
         dataset: a name in :data:`clpack.experiments.condensation.protocol.DATA`.
         title: of the table.
         published: published accuracies in percent, with their standard deviations if these are known, by row, for 1, 10
-            and 50 images per class; None where there is none.
+            and 50 images per class; None where there is none. With results of MTT there are rows of it.
+        short: further settings of the presets ``short`` of the table.
     """
     augmentation = published_evaluation(dataset, "dm")["augmentation"]
     rows = [raw_row("Random", "random", augmentation), raw_row("Herding", "herding", augmentation)]
+    methods = (*_METHODS, "mtt") if "MTT" in published else _METHODS
     rows += [
-        condensed_row(dataset, method, _BUDGETS, low_rank=low_rank) for method in _METHODS for low_rank in (False, True)
+        condensed_row(dataset, method, _BUDGETS, low_rank=low_rank) for method in methods for low_rank in (False, True)
     ]
     columns = tuple(
         Column(
@@ -62,6 +67,19 @@ def equal_memory_table(
         if value is not None
         for mean, std in [value if isinstance(value, tuple) else (value, None)]
     ]
+    short, smoke = short or {}, SMOKE_MTT if "MTT" in published else SMOKE
+    presets = {
+        "short": {
+            **SHORT,
+            "rows": ("Random", "Herding", "DM", "LoDM"),
+            "columns": ("1 per class", "10 per class"),
+            **short,
+        },
+        "short_dc": {**SHORT, "rows": ("DC", "LoDC"), "columns": ("1 per class",), **short},
+        "smoke": {**smoke, "columns": ("1 per class",)},
+    }
+    if "MTT" in published:
+        presets["short_mtt"] = {**SHORT_MTT, "rows": ("MTT", "LoMTT"), "columns": ("1 per class",), **short}
     return Experiment(
         name=f"condensation/{dataset}",
         title=title,
@@ -70,15 +88,7 @@ def equal_memory_table(
         columns=columns,
         seeds=tuple(range(1, 101)),
         references=tuple(references),
-        presets={
-            "short": {
-                **SHORT,
-                "rows": ("Random", "Herding", "DM", "LoDM"),
-                "columns": ("1 per class", "10 per class"),
-            },
-            "short_dc": {**SHORT, "rows": ("DC", "LoDC"), "columns": ("1 per class",)},
-            "smoke": {**SMOKE, "columns": ("1 per class",)},
-        },
+        presets=presets,
         metrics=METRICS,
         x_label="memory of a class (plain images)",
     )

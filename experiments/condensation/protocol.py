@@ -1,7 +1,12 @@
 """What the tables of condensation have in common: the methods with their published settings, and how sets are tested.
 
 A cell trains one new network on a memory of images and tests it on all test images. The condensed sets are runs of
-their own, which cells share: with n of them, the cell of seed s takes the set s mod n.
+their own, which cells share: with n of them, the cell of seed s takes the set s mod n. On sets by MTT networks are
+trained with the learning rate that was learned with them, in place of that of the table.
+
+The student of MTT learns from mini-batches of at most 256 images. These are the whole set in all published settings but
+those for 50 images per class, of which the whole set would take 100 GB. The published settings of plain MTT for
+CIFAR-100 are those for whitened images, which its cells have.
 """
 
 from __future__ import annotations
@@ -17,7 +22,9 @@ __all__ = [
     "METRICS",
     "PAPER",
     "SHORT",
+    "SHORT_MTT",
     "SMOKE",
+    "SMOKE_MTT",
     "TRAINING",
     "condensed_row",
     "label",
@@ -25,7 +32,7 @@ __all__ = [
     "whole_stream",
 ]
 
-Method = Literal["dc", "dsa", "dm"]
+Method = Literal["dc", "dsa", "dm", "mtt"]
 
 PAPER = (
     "E. Yang et al., An Efficient Dataset Condensation Plugin and Its Application to Continual Learning, NeurIPS 2023"
@@ -38,7 +45,12 @@ DATA: Mapping[str, str] = {
     "fashion_mnist": "SplitFMNIST",
     "cifar10": "SplitCIFAR10",
     "cifar100": "SplitCIFAR100",
+    "svhn": "SplitSVHN",
+    "tiny_imagenet": "SplitTinyImageNet",
 }
+_NORMALIZED_ON_DEMAND = ("svhn", "tiny_imagenet")
+_WHITENED = {("cifar100", 1): "PlainSplitCIFAR100"}  # stream of whitened images, by data set and images per class
+_STUDENT_BATCH = 256
 
 #: How networks are trained on a memory; DC has its own augmentation and number of epochs.
 TRAINING: Mapping[str, Any] = {
@@ -61,6 +73,8 @@ SHORT: Mapping[str, Any] = {
     "source.strategy.iterations": 300,
     "source.strategy.batch_real": 64,
 }
+#: The same for MTT, with a tenth of the experts.
+SHORT_MTT: Mapping[str, Any] = {**SHORT, "source.strategy.num_experts": 10}
 #: A set and a network, both tiny.
 SMOKE: Mapping[str, Any] = {
     "seeds": (1,),
@@ -71,6 +85,14 @@ SMOKE: Mapping[str, Any] = {
     "source.strategy.iterations": 1,
     "source.strategy.batch_real": 4,
 }
+#: What MTT needs to be as tiny.
+SMOKE_MTT: Mapping[str, Any] = {
+    **SMOKE,
+    "source.strategy.num_experts": 1,
+    "source.strategy.expert_epochs": 1,
+    "source.strategy.max_start_epoch": 1,
+    "source.strategy.syn_steps": 1,
+}
 
 
 def label(method: Method, *, low_rank: bool) -> str:
@@ -80,7 +102,8 @@ def label(method: Method, *, low_rank: bool) -> str:
 
 def whole_stream(dataset: str) -> Component:
     """Returns the stream of a data set with all classes in one experience, which sets are condensed on."""
-    return Component(DATA[dataset], {"n_experiences": 1, "fixed_class_order": None, "seed": 0})
+    normalized = {"normalize": True} if dataset in _NORMALIZED_ON_DEMAND else {}
+    return Component(DATA[dataset], {"n_experiences": 1, "fixed_class_order": None, "seed": 0, **normalized})
 
 
 def raw_row(name: str, method: Literal["random", "herding"], augmentation: str) -> Row:
@@ -123,11 +146,19 @@ def condensed_row(
         del settings["images_per_class"]  # the column has the budget
         augmentation = settings.pop("augmentation", None)
         matching = {} if augmentation is None else {"matching_augmentation": augmentation}
+        images: dict[str, Any] = {}
+        if method == "mtt":
+            settings["batch_syn"] = _STUDENT_BATCH
+            if not low_rank and (dataset, images_per_class) in _WHITENED:
+                images = {"stream": _WHITENED[dataset, images_per_class], "stream.whiten": True}
+                images["stream.return_task_id"] = False
+                settings |= {"mean": None, "std": None}
         settings = {"rank": 0, **settings, **matching, **(options or {})}
-        condensation[column] = {f"strategy.{key}": value for key, value in settings.items()}
+        condensation[column] = {**images, **{f"strategy.{key}": value for key, value in settings.items()}}
         if training is None:
             published = published_evaluation(dataset, method, augmentation=augmentation)
             evaluation[column] = {
+                **images,
                 "strategy.augmentation": published["augmentation"],
                 "strategy.augmentation_family": published["family"],
                 "train_epochs": published["epochs"] + 1,

@@ -7,13 +7,15 @@ import shutil
 import pytest
 import torch
 
-from clpack.condensation import CondensedSet
+from clpack.condensation import NORMALIZATION, CondensedSet
 from clpack.experiments import tables
 from clpack.experiments.config import Column, Component, Experiment, Row, Sources
 from clpack.experiments.report import load_tables
 from clpack.experiments.run import run_experiment
 from clpack.experiments.samples import strategy_options_of_sources
 from clpack.experiments.store import ResultStore
+
+from ..benchmarks.conftest import forge_svhn, forge_tiny_imagenet
 
 CONDENSED = Sources(
     Component("CondensedReplay", {"network": "MLP", "iterations": 2, "matching_augmentation": "none"}),
@@ -116,6 +118,44 @@ def test_published_settings_reach_the_cells(dataset):
     trained_with = {"mnist": "crop_scale_rotate", "cifar10": "color_crop_cutout_flip_scale_rotate"}
     assert options["augmentation"] == trained_with[dataset]
     assert found["DC", "10 per class"].train_epochs == {"mnist": 1001, "cifar10": 301}[dataset]
+
+
+def test_trajectory_matching_in_tables():
+    table = tables.get("condensation/cifar100")
+    found = {(cell.row, cell.column): cell for cell in table.cells(seeds=[3])}
+    expected = {"syn_steps": 20, "expert_epochs": 3, "max_start_epoch": 20, "lr_lr": 1e-5, "rank": 0, "mean": None}
+    for row, whitened in (("MTT", True), ("LoMTT", False), ("DM", False)):
+        cell = found[row, "1 per class"]
+        for each in (cell, *cell.sources):
+            assert (each.stream.name, each.stream.options.get("whiten", False)) == (
+                "PlainSplitCIFAR100" if whitened else "SplitCIFAR100",
+                whitened,
+            )
+        assert (expected.items() <= cell.sources[0].strategy.options.items()) == whitened
+    assert found["MTT", "10 per class"].stream.name == "SplitCIFAR100"
+    references = {(each.row, each.column): (each.mean, each.std) for each in table.references}
+    assert references["MTT", "50 per class"] == (47.7, 0.2)
+
+
+@pytest.mark.parametrize(("name", "forge"), [("svhn", forge_svhn), ("tiny_imagenet", forge_tiny_imagenet)])
+def test_the_smallest_run_on_forged_files(tmp_path, monkeypatch, name, forge):
+    forge(monkeypatch, tmp_path)
+    monkeypatch.setenv("CLPACK_DATA", str(tmp_path))
+    summary = run_experiment(tables.get(f"condensation/{name}"), preset="smoke", out=tmp_path / "results")
+    assert {outcome.status for outcome in summary.outcomes} == {"done"}, summary
+    (table,) = load_tables(tmp_path / "results")
+    for entry in table.entries():
+        assert entry.mean is not None
+    assert not list((tmp_path / "results").rglob("expert*"))
+    cells = {cell.row: cell for cell in tables.get(f"condensation/{name}").cells(preset="smoke")}
+    made = condensed_by(ResultStore(tmp_path / "results"), cells["LoDM"].sources[0])
+    assert (made.mean, made.std) == NORMALIZATION[name]
+
+
+def test_published_repeats():
+    cells = tables.get("condensation/tiny_imagenet").cells()
+    sets = [cell.sources[0].key() for cell in cells if (cell.row, cell.column) == ("LoDM", "1 per class")]
+    assert sorted(map(sets.count, set(sets))) == [20] * 5  # networks on each of five sets
 
 
 def test_overrides_leave_the_condensation_whole():

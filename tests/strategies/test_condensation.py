@@ -31,6 +31,7 @@ from clpack.condensation import (
     condense,
     dc_augment,
     equivalent_images_per_class,
+    train_experts,
 )
 from clpack.data import TensorImages
 from clpack.models import ConvNet
@@ -66,10 +67,12 @@ def convnet(num_classes=10, in_channels=1, **options):
 
 
 FAST = {"network": convnet, "iterations": 2, "batch_real": 8}
+MTT = {"syn_steps": 2, "max_start_epoch": 2, "num_experts": 2, "lr_img": 1.0}
 
 
 def plugin(method="dm", rank=2, **options):
-    return CondensedReplayPlugin(method, rank, **{"images_per_class": 1, **FAST, **options})
+    fast = {**FAST, **MTT} if method == "mtt" else FAST
+    return CondensedReplayPlugin(method, rank, **{"images_per_class": 1, **fast, **options})
 
 
 def naive(*plugins, model=None, template=Naive, **options):
@@ -229,6 +232,26 @@ class TestMemory:
         assert torch.equal(policy.memory.images(), expected.images())
         assert torch.equal(policy.memory.targets, expected.targets)
 
+    @pytest.mark.parametrize("augmentation", ["flip", "none"])
+    def test_trajectories_are_those_of_the_experience(self, make_stream, tmp_path, augmentation):
+        settings = {"seed": 4, "network": convnet}
+        matching = {"iterations": 2, "syn_steps": 2, "max_start_epoch": 2, "lr_img": 1.0, "augmentation": augmentation}
+        experts = {"num_experts": 2, "expert_lr": 0.02, "expert_batch_size": 16}
+        policy, experience = CondensedBuffer("mtt", **settings, **matching, **experts), make_stream(5).train_stream[1]
+        policy.post_adapt(naive(), experience)
+        data, trained = read_images(experience.dataset), {"augmentation": augmentation}
+        if augmentation == "none":
+            trained = {"augmentation": "crop_scale_rotate", "family": "dc"}
+        # the first epochs are the same however many follow
+        trained = train_experts(
+            *data, tmp_path, num_experts=2, epochs=5, lr=0.02, batch_size=16, num_classes=10, **trained, **settings
+        )
+        expected = condense(
+            *data, method="mtt", rank=2, images_per_class=10, experts=trained, num_classes=10, **settings, **matching
+        )
+        assert torch.equal(policy.memory.images(), expected.images())
+        assert policy.learned_lr == expected.metadata["lr"] != 0.01
+
     def test_inner_and_outer_loops_are_those_of_the_plain_images(self, make_stream, monkeypatch):
         asked = {}
 
@@ -337,7 +360,7 @@ class TestMemory:
         momentum = [state["momentum_buffer"].clone() for state in strategy.optimizer.state.values()]
         modes = [module.training for module in strategy.model.modules()]
         state = host_random_state()
-        for method in ("dc", "dm", "herding"):
+        for method in ("dc", "dm", "mtt", "herding"):
             policy = plugin(method).storage_policy
             policy.post_adapt(strategy, stream.train_stream[1])
         assert state == host_random_state()
@@ -399,7 +422,7 @@ class TestMemory:
         assert len(policy.buffer) == len(policy) == 16
 
 
-@pytest.mark.parametrize("method", ["dm", "dc", "random"])
+@pytest.mark.parametrize("method", ["dm", "dc", "mtt", "random"])
 def test_no_sample_is_in_a_checkpoint(make_stream, digits, tmp_path, method):
     path = tmp_path / "state.safetensors"
     normalize = Normalize([0.3], [0.4])  # samples are looked for as they are, and as they are condensed
@@ -412,6 +435,7 @@ def test_no_sample_is_in_a_checkpoint(make_stream, digits, tmp_path, method):
             names.add(file.name.split("_")[0])
 
     own = plugin(method, save_to=tmp_path / "memory", callbacks=[collect], checkpoint_every=1)
+    while_condensing = {"mtt": {"condensation", "expert"}, "random": set()}.get(method, {"condensation"})
     strategy = naive(CheckpointPlugin(path, mode="iteration", save_every=2), own)
     for experience in stream.train_stream[:2]:
         strategy.train(experience)
@@ -420,7 +444,7 @@ def test_no_sample_is_in_a_checkpoint(make_stream, digits, tmp_path, method):
     contents.append(path.read_bytes())
     images = digits[0].images[torch.tensor(digits[0].targets) < 4]
     samples = [image.numpy().tobytes() for image in (*images, *normalize(images))]
-    assert names >= ({"experience"} if method == "random" else {"experience", "condensation"})
+    assert names >= {"experience", *while_condensing}
     assert any(sample in content for sample in samples for content in contents) == (method == "random")
 
 
@@ -557,6 +581,21 @@ class TestMemoryOnly:
         assert [momentum for _, momentum in rates.notes] == 2 * [False, True, True, True, True, False, True]
         assert [group["lr"] for group in optimizer.param_groups] == [kind(0.05), kind(0.5)]
 
+    def test_learning_rate_that_was_learned_with_the_images(self, make_stream):
+        own, rates, stream = plugin("mtt", memory_only=True, lr_lr=1e-5, init="svd"), Rates(), make_stream(5)
+        strategy = naive(own, rates, train_epochs=4)
+        for experience in stream.train_stream[:2]:
+            strategy.train(experience)
+        first, second = (each.metadata["lr"] for each in list(own.storage_policy._sets.values())[::2])
+        assert first != second
+        for rate, found in zip((first, (first + second) / 2), (rates.notes[:4], rates.notes[4:]), strict=True):
+            assert [rate for rate, _ in found] == [pytest.approx([rate])] * 3 + [pytest.approx([0.1 * rate])]
+        assert strategy.optimizer.param_groups[0]["lr"] == 0.05
+        ready = condensed_set(8, range(10))
+        ready.metadata["lr"] = -0.01
+        with pytest.raises(ValueError, match=r"has learned the learning rate -0.01, .* lower lr_img or lr_lr"):
+            naive(plugin(condensed=ready, memory_only=True)).train(stream.train_stream[0])
+
     @pytest.mark.parametrize("first", [True, False])
     def test_learning_rate_of_a_scheduler(self, make_stream, first):
         model, rates, own = convnet(), Rates(), plugin(memory_only=True)
@@ -673,11 +712,14 @@ class KillAt(SupervisedPlugin):
         pass
 
 
-@pytest.mark.parametrize(("memory_only", "step"), [(False, 3), (False, 17), (True, 3), (True, 11), (True, 17)])
-def test_killed_runs_end_in_the_same_bits(make_stream, tmp_path, memory_only, step):
+@pytest.mark.parametrize(
+    ("method", "memory_only", "step"),
+    [("dm", False, 3), ("dm", False, 17), ("dm", True, 3), ("dm", True, 11), ("dm", True, 17), ("mtt", True, 17)],
+)
+def test_killed_runs_end_in_the_same_bits(make_stream, tmp_path, method, memory_only, step):
     def run(path, kill_at):
         torch.manual_seed(3)
-        stream, own = make_stream(5), plugin(memory_only=memory_only)
+        stream, own = make_stream(5), plugin(method, memory_only=memory_only)
         strategy = naive(
             CheckpointPlugin(path, save_every=2, mode="iteration", unique_objects=stream),
             RandomStreamsPlugin(0),
@@ -728,7 +770,7 @@ class TestFiles:
         assert torch.equal(loaded.images(), own.storage_policy.memory.images())
         assert (loaded.mean, loaded.std) == ((0.3,), (0.4,))
 
-    @pytest.mark.parametrize("method", ["dm", "dc"])
+    @pytest.mark.parametrize("method", ["dm", "dc", "mtt"])
     def test_an_interrupted_condensation_goes_on(self, make_stream, tmp_path, method):
         def policy(stop_at=None, **options):
             seen = []
@@ -738,7 +780,7 @@ class TestFiles:
                 if len(seen) == stop_at:
                     raise Killed
 
-            options = {**FAST, "iterations": 5, "callbacks": [callback], **options}
+            options = {**FAST, **MTT, "iterations": 5, "callbacks": [callback], **options}
             return CondensedBuffer(method, images_per_class=1, **options), seen
 
         experience, strategy = make_stream(5).train_stream[0], naive()
@@ -754,7 +796,7 @@ class TestFiles:
         assert seen == all_seen[-len(seen) :]
         assert len(seen) == 3
         assert torch.equal(resumed.memory.images(), whole.memory.images())
-        assert not list(tmp_path.glob("condensation_*"))
+        assert {path.name for path in tmp_path.iterdir()} == {"experience_000.safetensors", "experience_000.png"}
         policy(seed=1, **options)[0].post_adapt(strategy, experience)  # other settings may follow
 
     def test_an_interrupted_condensation_of_another_network(self, make_stream, tmp_path):
@@ -787,7 +829,8 @@ class TestFiles:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"method": "mtt"}, ValueError, "method='mtt' needs experts that were trained on all classes"),
+        ({"num_experts": 0}, ValueError, "num_experts must be at least 1, got 0"),
+        ({"expert_lr": 0.0}, ValueError, "expert_lr must be positive, got 0.0"),
         ({"method": "dcc"}, ValueError, "unknown method 'dcc': did you mean 'dc'"),
         ({"memory_bytes": 10, "images_per_class": 1}, ValueError, "got both: 10 and 1"),
         ({"memory_bytes": 0}, ValueError, "memory_bytes must be a positive integer, got 0"),
