@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .loader import ExperienceLoader, InMemoryLoaderPlugin, RandomStreamsPlugin
     from .logging import LogFile, MetricsCSVLogger
     from .plateau import PlateauPlugin
+    from .pretraining import PretrainingPlugin
     from .pruning import PruningPlugin, is_scoring
     from .stable_sgd import StableSGD, StableSGDPlugin
     from .subnetworks import SubnetworkPlugin
@@ -69,6 +70,7 @@ _MODULES = {
     "MultiHeadModel": "heads",
     "PhaseCosts": "evaluation",
     "PlateauPlugin": "plateau",
+    "PretrainingPlugin": "pretraining",
     "PruningPlugin": "pruning",
     "RandomStreamsPlugin": "loader",
     "ReservoirERPlugin": "tag_baselines",
@@ -127,6 +129,7 @@ __all__ = [
     "MultiHeadModel",
     "PhaseCosts",
     "PlateauPlugin",
+    "PretrainingPlugin",
     "PruningPlugin",
     "RandomStreamsPlugin",
     "ReservoirERPlugin",

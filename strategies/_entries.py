@@ -19,12 +19,21 @@ _EPOCHLOSS = (
 )
 
 
-def check_number(name: str, value: Any, *, integer: bool = False, minimum: float | None = None) -> None:
-    """Raises unless ``value`` is a finite number, or an integer, of at least ``minimum``."""
+def check_number(
+    name: str, value: Any, *, integer: bool = False, minimum: float | None = None, interval: str | None = None
+) -> None:
+    """Raises unless ``value`` is a finite number, or an integer, of at least ``minimum`` and in ``interval``."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral if integer else numbers.Real):
         raise TypeError(f"{name} must be {'an integer' if integer else 'a number'}, got {value!r}")
     if not math.isfinite(value) or (minimum is not None and value < minimum):
         raise ValueError(f"{name} must be {'finite' if minimum is None else f'at least {minimum}'}, got {value}")
+    if interval is not None and not _is_in(interval, value):
+        raise ValueError(f"{name} must be in {interval}, got {value}")
+
+
+def _is_in(interval: str, value: Any) -> bool:
+    low, high = map(float, interval[1:-1].split(","))
+    return low < value < high or (value == low and interval[0] == "[") or (value == high and interval[-1] == "]")
 
 
 @dataclass(frozen=True)
@@ -38,12 +47,16 @@ class Option:
         kind: what else is allowed: ``bool``, ``int``, ``float`` (any real number), ``str``, ``Sequence``, ``Mapping``
             or ``object`` (anything). Default: that of the default; a real number, if the default is None and there are
             no choices.
+        interval: the interval that a number must be in, such as ``"(0, 1]"``; None if there is none.
+        by_experience: whether it may be a list of such numbers, one for each experience after the first.
     """
 
     default: Any
     minimum: float | None = None
     choices: tuple[str, ...] = ()
     kind: type | None = None
+    interval: str | None = None
+    by_experience: bool = False
 
     def check(self, name: str, value: Any) -> None:
         """Raises unless ``value`` is possible; that is always so for the default."""
@@ -57,7 +70,10 @@ class Option:
             number = " or an integer" if kind is int else ""
             raise ValueError(f"{name} must be one of {', '.join(map(repr, self.choices))}{number}, got {value!r}")
         if kind in (int, float):
-            check_number(name, value, integer=kind is int, minimum=self.minimum)
+            listed = self.by_experience and isinstance(value, Sequence) and not isinstance(value, str)
+            for number in value if listed else (value,):
+                given = f"each of {name}" if listed else name
+                check_number(given, number, integer=kind is int, minimum=self.minimum, interval=self.interval)
         elif kind is not None and not isinstance(value, kind):
             expected = {bool: "true or false", str: "text", Sequence: "a list"}.get(kind, "a mapping")
             raise TypeError(f"{name} must be {expected}, got {value!r}")
@@ -65,7 +81,7 @@ class Option:
 
 _IMPRESSION_OPTIONS = {
     "images_per_class": Option(None, minimum=1, kind=int),
-    "num_batches": Option(None, minimum=1, kind=int),
+    "num_batches": Option(None, minimum=1, kind=int, by_experience=True),
     "init": Option("mean", choices=("mean", "noise")),
     "draw": Option(None, choices=("balanced", "uniform")),
     "eight_bit": Option(None, kind=bool),
@@ -77,7 +93,7 @@ _IMPRESSION_OPTIONS = {
     "flip": Option(None, kind=bool),
     "cross_entropy": Option(None, minimum=0),
     "tv_l1": Option(None, minimum=0),
-    "tv_l2": Option(None, minimum=0),
+    "tv_l2": Option(None, minimum=0, by_experience=True),
     "l2": Option(None, minimum=0),
     "statistics": Option(None, minimum=0),
     "first_layer_weight": Option(None, minimum=0),
@@ -282,8 +298,16 @@ STRATEGIES = {
                 "prune_fraction": Option(0.65, minimum=0),
                 "finetune_epochs": Option(150, minimum=0),
                 "bn": Option("shared", choices=("shared", "per_task")),
+                "pretrained_path": Option(None, kind=str),
             },
             plugin="clpack.strategies.subnetworks:SubnetworkPlugin",
+        ),
+        StrategyInfo(
+            "Pretraining",
+            "training that keeps the weights in a file, for other runs to start from",
+            "-",
+            {},
+            plugin="clpack.strategies.pretraining:PretrainingPlugin",
         ),
         StrategyInfo(
             "Adversarial",
@@ -324,7 +348,7 @@ STRATEGIES = {
             "E. Yang et al., An Efficient Dataset Condensation Plugin and Its Application to Continual Learning, "
             "NeurIPS 2023",
             {
-                "method": Option("dm", choices=("dc", "dsa", "dm", "random", "herding")),
+                "method": Option("dm", choices=("dc", "dsa", "dm", "mtt", "random", "herding")),
                 "rank": Option(2, minimum=0),
                 "memory_bytes": Option(None, minimum=1, kind=int),
                 "images_per_class": Option(None, minimum=1, kind=int),
@@ -343,6 +367,15 @@ STRATEGIES = {
                 "init": Option(None, choices=("noise", "real", "svd")),
                 "matching_augmentation": Option(None, kind=str),
                 "network_reuse": Option(None, minimum=1, kind=int),
+                "syn_steps": Option(None, minimum=1, kind=int),
+                "expert_epochs": Option(None, minimum=1, kind=int),
+                "max_start_epoch": Option(None, minimum=1, kind=int),
+                "batch_syn": Option(None, minimum=1, kind=int),
+                "lr_teacher": Option(None, minimum=0),
+                "lr_lr": Option(None, minimum=0),
+                "num_experts": Option(100, minimum=1),
+                "expert_lr": Option(0.01, minimum=0),
+                "expert_batch_size": Option(256, minimum=1),
                 "seed": Option(0),
             },
             plugin="clpack.strategies.condensation:CondensedReplayPlugin",
@@ -352,7 +385,7 @@ STRATEGIES = {
             "replays images that the network itself is inverted into, without storing any",
             "S. Ayromlou et al., Class Impression for Data-free Incremental Learning, MICCAI 2022, arXiv:2207.00005; "
             "from noise: H. Yin et al., DeepInversion, CVPR 2020, arXiv:1912.08795",
-            {**_IMPRESSION_OPTIONS, "synthetic_fraction": Option(None, minimum=0)},
+            {**_IMPRESSION_OPTIONS, "synthetic_fraction": Option(None, interval="(0, 1)", by_experience=True)},
             plugin="clpack.strategies.impressions:ClassImpressionPlugin",
         ),
         StrategyInfo(
@@ -362,21 +395,22 @@ STRATEGIES = {
             "arXiv:2406.05631",
             {
                 **_IMPRESSION_OPTIONS,
-                "synthetic_fraction": Option(0.66, minimum=0),
+                "synthetic_fraction": Option(0.66, interval="(0, 1)", by_experience=True),
+                "cosine": Option(True),
                 "margin": Option(0.3, minimum=0),
                 "num_negatives": Option(1, minimum=1),
                 "margin_weight": Option(1.0, minimum=0),
                 "less_forget": Option(5.0, minimum=0),
                 "adapt_less_forget": Option(True),
                 "idc_weight": Option(1.0, minimum=0),
-                "rho": Option(0.9, minimum=0),
-                "temperature": Option(1.0, minimum=0),
+                "rho": Option(0.9, interval="[0, 1]", by_experience=True),
+                "temperature": Option(1.0, interval="(0, inf)", by_experience=True),
                 "idc_target": Option(None, kind=str),
                 "target_updates_statistics": Option(None, kind=bool),
                 "selection": Option(None, kind=str),
-                "validation_fraction": Option(0.1, minimum=0),
+                "validation_fraction": Option(0.1, interval="(0, 1)"),
                 "plateau_mode": Option(None, choices=("max", "min")),
-                "cn_momentum": Option(None, minimum=0),
+                "cn_momentum": Option(None, interval="(0, 1]"),
             },
             template="clpack.strategies.ccsi:CCSI",
             plugin="clpack.strategies.impressions:ClassImpressionPlugin",

@@ -19,6 +19,7 @@ from avalanche.core import SupervisedPlugin
 from avalanche.evaluation.metric_results import MetricValue
 from avalanche.training.plugins.evaluation import EvaluationPlugin, default_evaluator
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from clpack.models import ContinualNorm2d, imprinted_weights
 from clpack.modes import evaluation_mode, running_statistics_kept
@@ -31,6 +32,7 @@ from clpack.synthesis import (
     margin_ranking_loss,
 )
 
+from ._by_experience import check_entries, entries, entry_of
 from ._held_out import HeldOutPlugin
 from ._inversion import evaluation_batches
 from .data import SAMPLE_ID, dataset_field
@@ -75,6 +77,8 @@ class CCSI(Template):
             Its head is replaced by an :class:`~clpack.strategies.IncrementalCosineClassifier`, unless it has one.
         lr: learning rate of SGD. Default: 0.1, unless ``optimizer`` is given.
         optimizer: an optimizer of your own.
+        cosine: whether logits are scaled cosines. False, to compare with, for the products of features and rows; margin
+            and mean scores are those of cosines then too.
         margin: of the margin loss, m.
         num_negatives: of the margin loss, K; at most all new classes count.
         margin_weight: :math:`\alpha`; 0 leaves the term out.
@@ -84,12 +88,13 @@ class CCSI(Template):
             :func:`clpack.synthesis.less_forget_weight`; the classes of a task are the most that any experience brought
             after the first.
         idc_weight: :math:`\beta`; 0 leaves the term out.
-        rho: of :func:`clpack.synthesis.intra_domain_loss`, like ``temperature``.
+        rho: of :func:`clpack.synthesis.intra_domain_loss`, like ``temperature``; each a number, or a sequence with one
+            for each experience of the stream after the first.
         idc_target: the unlabeled images: ``"validation"``, the samples held out; ``"none"``, no such term; or the name
             of a stream of the benchmark, of which those of the classes seen so far count. With ``"test"``, as in the
             code of [1], accuracies on it are those of a model that has seen the images, which is warned about.
         target_updates_statistics: whether unlabeled images change the running statistics of the normalization.
-        synthetic_fraction: share of impressions in the samples drawn, see
+        synthetic_fraction: share of impressions in the samples drawn, or a sequence, see
             :class:`~clpack.strategies.ClassImpressionPlugin`.
         selection: where the accuracy for the schedule and the best epoch is taken: ``"validation"``, the samples held
             out; ``"none"``, neither is used; or the name of a stream.
@@ -115,7 +120,8 @@ class CCSI(Template):
         base_kwargs: passed on to Avalanche's template.
 
     Raises:
-        ValueError: if an argument is out of range; in training, see the plugin, and if the benchmark lacks a stream.
+        ValueError: if an argument is out of range; in training, see the plugin, and if a sequence is not as long as
+            the stream asks for, or the benchmark lacks a stream.
         TypeError: if there is no such argument, or the model has not what is needed.
     """
 
@@ -125,17 +131,18 @@ class CCSI(Template):
         model: Any,
         lr: float | None = None,
         optimizer: torch.optim.Optimizer | None = None,
+        cosine: bool = True,
         margin: float = 0.3,
         num_negatives: int = 1,
         margin_weight: float = 1.0,
         less_forget: float = 5.0,
         adapt_less_forget: bool = True,
         idc_weight: float = 1.0,
-        rho: float = 0.9,
-        temperature: float = 1.0,
+        rho: float | Sequence[float] = 0.9,
+        temperature: float | Sequence[float] = 1.0,
         idc_target: str | None = None,
         target_updates_statistics: bool | None = None,
-        synthetic_fraction: float = 0.66,
+        synthetic_fraction: float | Sequence[float] = 0.66,
         selection: str | None = None,
         validation_fraction: float = 0.1,
         plateau_mode: Literal["max", "min"] | None = None,
@@ -170,9 +177,9 @@ class CCSI(Template):
                 raise ValueError(f"{name} must not be negative, got {value}")
         if num_negatives < 1:
             raise ValueError(f"num_negatives must be positive, got {num_negatives}")
-        if not temperature > 0:
+        if not all(value > 0 for value in entries(temperature)):
             raise ValueError(f"temperature must be positive, got {temperature}")
-        if not 0 <= rho <= 1:
+        if not all(0 <= value <= 1 for value in entries(rho)):
             raise ValueError(f"rho must be in [0, 1], got {rho}")
         if not 0 < validation_fraction < 1:
             raise ValueError(f"validation_fraction must be in (0, 1), got {validation_fraction}")
@@ -192,6 +199,7 @@ class CCSI(Template):
             model = with_head(model, "cosine")
             model.linear.to(next(model.parameters()))  # with_head makes it in float32, on the CPU
         model.linear.freeze_old = less_forget > 0
+        model.linear.cosine = cosine
         if chosen["cn_momentum"] is not None:
             for layer in model.modules():
                 if isinstance(layer, ContinualNorm2d):
@@ -238,6 +246,10 @@ class CCSI(Template):
             **base_kwargs,
         )
 
+    def _before_train_dataset_adaptation(self, **kwargs: Any) -> None:
+        check_entries(self.experience, rho=self.rho, temperature=self.temperature)
+        super()._before_train_dataset_adaptation(**kwargs)
+
     def check_model_and_optimizer(self, **kwargs: Any) -> None:
         """Keeps the network as it is, and lets it grow."""
         head: IncrementalCosineClassifier = self.model.linear
@@ -282,11 +294,11 @@ class CCSI(Template):
         assert self._features is not None
         features, rows = self._features, head.row_of[self.mb_y]
         scores = head.scores(features)
-        terms = {
-            "CCSI_Cross_Entropy": cosine_cross_entropy(
-                scores, rows, sigma=head.sigma, class_weights=self._class_weights
-            )
-        }
+        if head.cosine:
+            loss = cosine_cross_entropy(scores, rows, sigma=head.sigma, class_weights=self._class_weights)
+        else:
+            loss = F.cross_entropy(F.linear(features, head.rows()), rows, weight=self._class_weights)
+        terms = {"CCSI_Cross_Entropy": loss}
         if self._num_old == 0:
             return terms
         if self._reference is not None:
@@ -302,8 +314,9 @@ class CCSI(Template):
             images = self._held_out.unlabeled_images(self)
             with contextlib.nullcontext() if self.target_updates_statistics else running_statistics_kept(self.model):
                 unlabeled = head.scores(self.model.features(images))
+            rho, temperature = (entry_of(value, self.experience) for value in (self.rho, self.temperature))
             loss, self._centroids = intra_domain_loss(
-                scores, rows, unlabeled, self._centroids, rho=self.rho, temperature=self.temperature
+                scores, rows, unlabeled, self._centroids, rho=rho, temperature=temperature
             )
             terms["CCSI_Intra_Domain"] = self.idc_weight * loss
         return terms

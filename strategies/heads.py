@@ -73,6 +73,7 @@ class IncrementalCosineClassifier(DynamicModule):
     Args:
         in_features: length of the feature vectors.
         freeze_old: whether rows stay as they are once other classes come, as in CCSI with distillation.
+        cosine: whether logits are scaled cosines; False, to compare with, for :math:`f \cdot w_c`.
 
     Attributes:
         sigma: the scale, ``(1,)``.
@@ -83,10 +84,11 @@ class IncrementalCosineClassifier(DynamicModule):
 
     row_of: Tensor
 
-    def __init__(self, in_features: int, *, freeze_old: bool = False) -> None:
+    def __init__(self, in_features: int, *, freeze_old: bool = False, cosine: bool = True) -> None:
         super().__init__()
         self.in_features = in_features
         self.freeze_old = freeze_old
+        self.cosine = cosine
         self.sigma = nn.Parameter(torch.ones(1))
         self.blocks = nn.ParameterList()
         self.classes: list[int] = []
@@ -118,7 +120,7 @@ class IncrementalCosineClassifier(DynamicModule):
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps features ``(B, in_features)`` to logits ``(B, outputs)`` by class label."""
-        logits = self.sigma * self.scores(features)
+        logits = self.sigma * self.scores(features) if self.cosine else F.linear(features, self.rows())
         return torch.cat((logits, logits.new_full((len(logits), 1), _UNSEEN)), dim=1).index_select(1, self.row_of)
 
 

@@ -11,7 +11,8 @@ References:
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,6 +40,7 @@ from clpack.synthesis import (
     synthesize_impressions,
 )
 
+from ._by_experience import check_entries, entries, entry_of
 from ._images import has_task_labels, stream_groups
 from ._inversion import (
     Outputs,
@@ -76,18 +78,22 @@ class ClassImpressionPlugin(SupervisedPlugin):
     The impressions are images as the model takes them: no transform is applied to them, and ``pixel_range`` must be
     that of the transformed images; the default is [0, 1]. Put this plugin before others that read the training data.
 
+    Arguments that say so may be sequences: one number for each experience of the stream after the first, as the
+    released configurations of [1] have them.
+
     Args:
         images_per_class: how many impressions there are of each class. Default: see ``num_batches``.
         num_batches: how many batches of ``batch_size`` impressions there are in all. Default: as in the code of [1], so
             many that for each experience seen there are half as many images as a class had; and enough for one of each
-            class.
+            class. Or a sequence.
         init: what images start from, the noisy mean of their class (``"mean"``) or ``"noise"``.
         draw: ``"balanced"``, all classes have as many impressions, or ``"uniform"``, the class of each is drawn.
             Default: that of the preset, balanced.
         eight_bit: whether class means are rounded to multiples of 1/255. Default: that of the preset, False.
         synthetic_fraction: how often a training sample is to be an impression: samples are drawn with replacement, so
             many that the real ones come about once each (:func:`clpack.synthesis.sampling_weights`). [1] uses 0.66.
-            Default: None, every sample comes once.
+            Or a sequence. Default: None, every sample comes once.
+        tv_l2: weight of the total variation in the synthesis, or a sequence. Default: 0.01.
         preset: ``"default"``, or ``"released"`` for the choices of the code of [1], which are costly:
             5000 iterations.
         seed: of what the synthesis draws.
@@ -95,7 +101,7 @@ class ClassImpressionPlugin(SupervisedPlugin):
             ``images`` ``(N, C, H, W)``, ``targets`` and ``task_labels`` ``(N,)``, and for images of one or three
             channels a picture ``experience_001.png``, a row for each class with its mean in front. Default: not saved.
         options: of the synthesis, see :class:`clpack.synthesis.SynthesisOptions`: ``iterations``, ``learning_rate``,
-            ``batch_size``, ``jitter``, ``flip``, ``tv_l2``, ``statistics``, ``patience``, ...
+            ``batch_size``, ``jitter``, ``flip``, ``l2``, ``statistics``, ``patience``, ...
 
     Attributes:
         classes: task label and label of each class seen, in the order in which they appeared.
@@ -106,9 +112,10 @@ class ClassImpressionPlugin(SupervisedPlugin):
         impression_classes: int64 tensor of shape ``(N,)``, their positions in ``classes``.
 
     Raises:
-        ValueError: if an argument is out of range; in training, if the model has no normalization to take statistics
-            from or too few outputs, the data are not images or not in ``pixel_range``, a class has fewer than two
-            samples or would have no impression, or there is a memory besides ``synthetic_fraction``.
+        ValueError: if an argument is out of range; in training, if a sequence is not as long as the stream asks for,
+            the model has no normalization to take statistics from or too few outputs, the data are not images or not in
+            ``pixel_range``, a class has fewer than two samples or would have no impression, or there is a memory
+            besides ``synthetic_fraction``.
         TypeError: if there is no such option.
     """
 
@@ -116,11 +123,12 @@ class ClassImpressionPlugin(SupervisedPlugin):
         self,
         *,
         images_per_class: int | None = None,
-        num_batches: int | None = None,
+        num_batches: int | Sequence[int] | None = None,
         init: Start = "mean",
         draw: Draw | None = None,
         eight_bit: bool | None = None,
-        synthetic_fraction: float | None = None,
+        synthetic_fraction: float | Sequence[float] | None = None,
+        tv_l2: float | Sequence[float] | None = None,
         preset: Preset = "default",
         seed: int = 0,
         save_to: str | os.PathLike[str] | None = None,
@@ -130,13 +138,16 @@ class ClassImpressionPlugin(SupervisedPlugin):
         if images_per_class is not None and num_batches is not None:
             raise ValueError(f"give images_per_class or num_batches, got both: {images_per_class} and {num_batches}")
         for name, value in (("images_per_class", images_per_class), ("num_batches", num_batches)):
-            if value is not None and value < 1:
+            if value is not None and any(number < 1 for number in entries(value)):
                 raise ValueError(f"{name} must be positive, got {value}")
         if init not in ("mean", "noise"):
             raise ValueError(f"init must be 'mean' or 'noise', got {init!r}")
-        if synthetic_fraction is not None:
-            sampling_weights(1, 1, synthetic_fraction=synthetic_fraction)  # complains at once
+        for fraction in () if synthetic_fraction is None else entries(synthetic_fraction):
+            sampling_weights(1, 1, synthetic_fraction=fraction)  # complains at once
         self.options = SynthesisOptions.preset(preset, from_mean=init == "mean", **options)
+        self.tv_l2 = self.options.tv_l2 if tv_l2 is None else tv_l2
+        for weight in entries(self.tv_l2):
+            self.options = replace(self.options, tv_l2=weight)  # complains at once
         if images_per_class is not None and self.options.statistics_form == "batch":
             raise ValueError(
                 "statistics_form='batch' needs whole batches: give num_batches instead of images_per_class"
@@ -180,6 +191,12 @@ class ClassImpressionPlugin(SupervisedPlugin):
     def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
         """Checks the data, and synthesizes impressions of the classes seen before."""
         check_data(strategy.experience, self.options)
+        check_entries(
+            strategy.experience,
+            num_batches=self.num_batches,
+            synthetic_fraction=self.synthetic_fraction,
+            tv_l2=self.tv_l2,
+        )
         self._check_number(strategy.experience)
         if self.synthetic_fraction is not None:
             attach_sample_ids(strategy)
@@ -214,9 +231,8 @@ class ClassImpressionPlugin(SupervisedPlugin):
         num_synthetic = int(is_synthetic.sum())
         weight, num_draws = 1.0, len(data)
         if 0 < num_synthetic < len(data):
-            weight, num_draws = sampling_weights(
-                len(data) - num_synthetic, num_synthetic, synthetic_fraction=self.synthetic_fraction
-            )
+            fraction = entry_of(self.synthetic_fraction, strategy.experience)
+            weight, num_draws = sampling_weights(len(data) - num_synthetic, num_synthetic, synthetic_fraction=fraction)
         weights = torch.where(is_synthetic, weight, 1.0).tolist()
         strategy.dataloader = DataLoader(
             data,
@@ -279,7 +295,8 @@ class ClassImpressionPlugin(SupervisedPlugin):
     def _synthesize(self, strategy: Any) -> None:
         assert self.class_means is not None
         generator = generator_for(self.seed, "impressions", strategy.clock.train_exp_counter)
-        num_images = self._num_images(strategy.clock.train_exp_counter)
+        num_images = self._num_images(strategy)
+        self.options = replace(self.options, tv_l2=entry_of(self.tv_l2, strategy.experience))
         chosen = impression_targets(num_images, len(self.classes), draw=self.draw, generator=generator)
         groups: dict[int, list[int]] = {}  # classes whose outputs are side by side
         for place, (task, _) in enumerate(self.classes):
@@ -306,20 +323,22 @@ class ClassImpressionPlugin(SupervisedPlugin):
         if self.num_batches is None:
             return
         num_classes = len(stream_groups(experience))
-        if self.num_batches * self.options.batch_size < num_classes:
+        num_batches = min(entries(self.num_batches), default=num_classes)
+        if num_batches * self.options.batch_size < num_classes:
             raise ValueError(
-                f"num_batches={self.num_batches} batches of {self.options.batch_size} impressions are too few for the "
+                f"num_batches={num_batches} batches of {self.options.batch_size} impressions are too few for the "
                 f"{num_classes} classes of the stream; take more, or give images_per_class"
             )
 
-    def _num_images(self, num_experiences: int) -> int:
+    def _num_images(self, strategy: Any) -> int:
         if self.images_per_class is not None:
             return self.images_per_class * len(self.classes)
-        batch_size, num_batches = self.options.batch_size, self.num_batches
-        if num_batches is None:
-            samples = int(self.counts[min(num_experiences, len(self.classes)) - 1])
-            num_batches = max(samples * num_experiences // (2 * batch_size), -(-len(self.classes) // batch_size))
-        return num_batches * batch_size
+        batch_size = self.options.batch_size
+        if self.num_batches is not None:
+            return entry_of(self.num_batches, strategy.experience) * batch_size
+        num_experiences: int = strategy.clock.train_exp_counter
+        samples = int(self.counts[min(num_experiences, len(self.classes)) - 1])
+        return max(samples * num_experiences // (2 * batch_size), -(-len(self.classes) // batch_size)) * batch_size
 
     def _statistics_of(self, places: list[int]) -> GroupStatistics | None:
         if self.statistics is None or self.options.statistics_form == "batch":

@@ -218,10 +218,10 @@ def _methods(info: StrategyInfo, options: Mapping[str, Any]) -> tuple[list[Any],
             arguments |= given
             continue
         if part.mapping:
-            named = inspect.signature(_load(part.template)).parameters
-            arguments |= {key: value for key, value in given.items() if key in named}
-            given = {key: value for key, value in given.items() if key not in named}
-            arguments[part.mapping] = given
+            ours, theirs = (inspect.signature(_load(path)).parameters for path in (part.template, part.plugin))
+            arguments |= {key: value for key, value in given.items() if key in ours}
+            arguments[part.mapping] = {key: value for key, value in given.items() if key not in ours}
+            given = {key: value for key, value in given.items() if key not in ours or key in theirs}
         plugin = _load(part.plugin)(**given)  # complains at once
         if not part.mapping:
             plugins.append(plugin)

@@ -116,11 +116,18 @@ class SynthesisOptions:
         for name in ("warmup", "jitter", "clip_channels", "patience"):
             if getattr(self, name) is not None and getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        for name in ("cross_entropy", "tv_l2", "tv_l1", "l2", "statistics", "tail"):
+        for name in ("cross_entropy", "tv_l2", "tv_l1", "l2", "statistics", "first_layer_weight", "tail"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must be in [0, 1), got {self.betas}")
+        if not _is_range(self.pixel_range):
+            raise ValueError(
+                "pixel_range must be the lowest and then the highest value, numbers or one for each channel, got "
+                f"{self.pixel_range}"
+            )
         if self.statistics_form not in get_args(StatisticsForm):
             raise ValueError(f"statistics_form must be 'class' or 'batch', got {self.statistics_form!r}")
         if self.selection not in get_args(Selection):
@@ -143,6 +150,14 @@ class SynthesisOptions:
         if name not in get_args(Preset):
             raise ValueError(f"preset must be 'default' or 'released', got {name!r}")
         return replace(_RELEASED if name == "released" else cls(), **changes)
+
+
+def _is_range(bounds: Any) -> bool:
+    try:
+        low, high = (torch.as_tensor(bound, dtype=torch.float64) for bound in bounds)
+        return bool((low < high).all())
+    except (TypeError, ValueError, RuntimeError):  # no numbers, not two, or not as many channels
+        return False
 
 
 _RELEASED = SynthesisOptions(

@@ -1,22 +1,19 @@
 """Class-incremental MedMNIST in four steps: blood cells, tissue of the colon, organs, and kidney cells."""
 
-from clpack.experiments.ccsi.protocol import METRICS, PAPER, ROWS, SMOKE, column
-from clpack.experiments.config import Component, Experiment
+from dataclasses import replace
 
-_SETS = {"BloodMNIST": 8, "PathMNIST": 9, "OrganAMNIST": 11, "TissueMNIST": 8}
+from clpack.experiments.ccsi.protocol import MEDMNIST_OF_CCSI, METRICS, PAPER, ROWS, SMOKE, medmnist_column
+from clpack.experiments.config import Experiment
 
 EXPERIMENT = Experiment(
     name="ccsi/medmnist",
     title="Learning the classes of MedMNIST in four steps without old images",
     paper=PAPER,
-    rows=ROWS,
-    columns=tuple(
-        column(name, Component("SplitMedMNIST", {"name": name.lower(), "n_experiences": 4}), n_classes)
-        for name, n_classes in _SETS.items()
-    ),
+    rows=tuple(replace(row, settings_by_column=MEDMNIST_OF_CCSI) if row.label == "CCSI" else row for row in ROWS),
+    columns=tuple(medmnist_column(name) for name in MEDMNIST_OF_CCSI),
     presets={
         "short": {"seeds": (1, 2), "train_epochs": 20, "strategy.iterations": 200},
-        "smoke": {**SMOKE, "columns": ("BloodMNIST",)},
+        "smoke": {**SMOKE, "columns": ("BloodMNIST",), "strategy.images_per_class": None, "strategy.num_batches": 1},
     },
     metrics=METRICS,
 )

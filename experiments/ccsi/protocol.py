@@ -2,8 +2,8 @@
 
 All methods have the same network, batches and epochs, and one head for all classes seen. CCSI has cosine outputs, the
 others linear ones; impressions without CCSI (CI) and from noise (DeepInversion) have batch normalization, as their
-authors have. The number of impressions and their total variation are those of most of the released configurations,
-which differ from task to task.
+authors have. The columns of MedMNIST have the settings of the released configurations, which differ from task to task;
+the others have the number of impressions and the total variation of most of them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from clpack.experiments.config import Column, Component, Row
 
-__all__ = ["METRICS", "PAPER", "ROWS", "SMOKE", "column"]
+__all__ = ["MEDMNIST_OF_CCSI", "METRICS", "PAPER", "ROWS", "SMOKE", "column", "medmnist_column"]
 
 PAPER = (
     "S. Ayromlou et al., CCSI: Continual Class-Specific Impression for Data-free Class Incremental Learning, "
@@ -21,6 +21,25 @@ PAPER = (
 )
 METRICS = ("average_accuracy", "forgetting", "learning_accuracy")
 _PER_CLASS = 20  # samples that methods with a memory keep of each class
+
+# Classes, and as released for the second to the fourth task: batches of impressions, their total variation.
+_MEDMNIST = {
+    "BloodMNIST": (8, [16, 24, 30], [0.01, 0.001, 0.01]),
+    "PathMNIST": (9, [16, 25, 35], [0.01, 0.01, 0.001]),
+    "OrganAMNIST": (11, [16, 24, 30], [0.1, 0.001, 0.1]),
+    "TissueMNIST": (8, [16, 24, 30], [0.01, 0.001, 0.001]),
+}
+MEDMNIST_OF_CCSI: Mapping[str, Mapping[str, Any]] = {
+    "BloodMNIST": {"strategy.rho": [0.9, 0.999, 0.9]},
+    "PathMNIST": {"strategy.rho": [0.99, 0.9, 0.9]},
+    "OrganAMNIST": {
+        "strategy.rho": [0.9, 0.99, 0.9],
+        "strategy.temperature": [1.0, 5.0, 1.0],
+        "strategy.synthetic_fraction": [0.66, 0.66, 0.5],
+    },
+    "TissueMNIST": {"strategy.rho": [0.99, 0.99, 0.9], "strategy.temperature": [1.0, 5.0, 5.0]},
+}
+"""What else is released for the columns of MedMNIST, for rows of CCSI: others have options of these names too."""
 
 _BATCH_NORM = {"model.norm": "batch"}
 
@@ -72,4 +91,15 @@ def column(
             "strategy.mem_size": _PER_CLASS * n_classes,
             **(options or {}),
         },
+    )
+
+
+def medmnist_column(name: str) -> Column:
+    """Returns the column of a set of MedMNIST in four steps, with the released impressions of each task."""
+    n_classes, num_batches, tv_l2 = _MEDMNIST[name]
+    return column(
+        name,
+        Component("SplitMedMNIST", {"name": name.lower(), "n_experiences": 4}),
+        n_classes,
+        options={"strategy.images_per_class": None, "strategy.num_batches": num_batches, "strategy.tv_l2": tv_l2},
     )

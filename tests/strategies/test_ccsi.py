@@ -29,6 +29,7 @@ from clpack.strategies import (
     with_head,
 )
 from clpack.strategies._held_out import HeldOutPlugin
+from clpack.synthesis import intra_domain_loss
 
 QUICK = {"iterations": 3, "images_per_class": 10, "flip": False}
 ORDER = [7, 2, 5, 0, 9, 4]
@@ -280,6 +281,45 @@ def test_samples_held_out(shuffled):
         assert len(own) == pytest.approx(0.2 * (len(own) + len(taken)), abs=len(ORDER))
 
 
+def test_logits_may_be_linear(shuffled):
+    found = []
+
+    def look(strategy):
+        if strategy.experience.current_experience == 0:
+            head, weights = strategy.model.linear, strategy._class_weights
+            logits = strategy.mb_output[:, head.classes]
+            expected = F.cross_entropy(logits, head.row_of[strategy.mb_y], weight=weights)
+            found.append((strategy.loss.item(), pytest.approx(expected.item())))
+
+    strategy = ccsi(cosine=False, plugins=[Watch("before_backward", look)])
+    for experience in shuffled.train_stream[:2]:
+        strategy.train(experience)
+    assert found
+    assert all(loss == expected for loss, expected in found)
+    head = strategy.model.eval().linear
+    features = strategy.model.features(shuffled.train_stream[0].dataset[0][0][None])
+    torch.testing.assert_close(head(features)[:, head.classes], features @ head.rows().T)
+    assert head.sigma == 1
+    assert [block.requires_grad for block in head.blocks] == [False, True]
+
+
+def test_numbers_by_experience(shuffled, monkeypatch):
+    seen = {}
+
+    def record(*args, rho, temperature):
+        seen[strategy.experience.current_experience] = (rho, temperature)
+        return intra_domain_loss(*args, rho=rho, temperature=temperature)
+
+    monkeypatch.setattr("clpack.strategies.ccsi.intra_domain_loss", record)
+    strategy = ccsi(rho=[0.9, 0.99], temperature=(1, 5), train_epochs=1)
+    for experience in shuffled.train_stream:
+        strategy.train(experience)
+    assert seen == {1: (0.9, 1), 2: (0.99, 5)}
+    for options in ({"rho": [0.9]}, {"temperature": [1.0, 5.0, 1.0]}, {"synthetic_fraction": [0.5]}):
+        with pytest.raises(ValueError, match="must be one number, or 2, one for each experience after the first, got"):
+            ccsi(**options).train(shuffled.train_stream[0])
+
+
 def test_schedule_and_best_epoch(shuffled, monkeypatch):
     accuracies, states, rates = iter([0.1, 0.5, 0.5, *[0.4] * 20]), [], []
 
@@ -337,6 +377,7 @@ def test_presets():
         ({"temperature": 0.0}, ValueError, "temperature must be positive, got 0.0"),
         ({"cn_momentum": 0.0}, ValueError, r"cn_momentum must be in \(0, 1\], got 0.0"),
         ({"rho": 1.5}, ValueError, r"rho must be in \[0, 1\], got 1.5"),
+        ({"rho": [0.9, -0.1]}, ValueError, r"rho must be in \[0, 1\], got \[0.9, -0.1\]"),
         ({"validation_fraction": 1.0}, ValueError, r"validation_fraction must be in \(0, 1\), got 1.0"),
         ({"plateau_mode": "up"}, ValueError, "plateau_mode must be 'max' or 'min', got 'up'"),
         ({"preset": "authors"}, ValueError, "preset must be 'default' or 'released', got 'authors'"),

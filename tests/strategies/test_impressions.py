@@ -206,6 +206,45 @@ def test_how_many(shuffled):
         assert len(plugin.impressions) == expected
 
 
+def test_numbers_by_experience(shuffled):
+    def run(number=None, **options):
+        """Returns the impressions, and how many samples were drawn, of one experience or each but the first."""
+        torch.manual_seed(0)
+        plugin, found = ClassImpressionPlugin(iterations=2, batch_size=4, flip=False, **options), []
+        watch = Watch(
+            "before_training_exp", lambda strategy: found.append((plugin.impressions, len(strategy.dataloader.sampler)))
+        )
+        strategy = naive(with_head(Net(), "incremental"), [plugin, watch])
+        for experience in shuffled.train_stream[:number]:  # a part of the stream counts as the whole
+            strategy.train(experience)
+        return found[1:]
+
+    common = {"num_batches": 2, "tv_l2": 0.1, "synthetic_fraction": 0.5}
+    expected = run(**common)
+    lists = {"num_batches": (2, 3), "tv_l2": [0.1, 0.9], "synthetic_fraction": [0.5, 0.75]}
+    for name, value in lists.items():
+        (first, draws), (second, later) = run(**{**common, name: value})
+        assert torch.equal(first, expected[0][0])
+        assert draws == expected[0][1]
+        assert len(second) == (12 if name == "num_batches" else 8)
+        assert later == int(len(shuffled.train_stream[2].dataset) / (0.25 if name == "synthetic_fraction" else 0.5))
+        assert torch.equal(second[:4], expected[1][0][:4]) == (name != "tv_l2")
+    assert torch.equal(run(2, **lists)[0][0], expected[0][0])
+    with pytest.raises(
+        ValueError, match=r"tv_l2 must be one number, or 2, one for each experience after .* 1: \[0.1\]"
+    ):
+        run(2, tv_l2=[0.1])
+
+
+def test_an_experience_that_comes_again_has_its_numbers(shuffled):
+    plugin, sizes = ClassImpressionPlugin(iterations=1, batch_size=4, num_batches=[2, 3]), []
+    strategy = naive(with_head(Net(), "incremental"), [plugin])
+    for number in (0, 1, 2, 0, 2):
+        strategy.train(shuffled.train_stream[number])
+        sizes.append(0 if plugin.impressions is None else len(plugin.impressions))
+    assert sizes == [0, 8, 12, 8, 12]  # the first experience has those of the second
+
+
 def test_released_choices(shuffled):
     plugin = ClassImpressionPlugin(preset="released", iterations=2, batch_size=16, num_batches=2)
     released = SynthesisOptions.preset("released", iterations=2, batch_size=16)
@@ -240,6 +279,9 @@ def test_files(shuffled, tmp_path):
     [
         ({"images_per_class": 3, "num_batches": 2}, "give images_per_class or num_batches, got both: 3 and 2"),
         ({"num_batches": 0}, "num_batches must be positive, got 0"),
+        ({"num_batches": [2, 0]}, r"num_batches must be positive, got \[2, 0\]"),
+        ({"tv_l2": [0.1, -0.1]}, "tv_l2 must not be negative, got -0.1"),
+        ({"synthetic_fraction": [0.5, 1.0]}, r"synthetic_fraction must be in \(0, 1\), got 1.0"),
         ({"init": "zero"}, "init must be 'mean' or 'noise', got 'zero'"),
         ({"draw": "all"}, "draw must be 'balanced' or 'uniform', got 'all'"),
         ({"synthetic_fraction": 1.0}, r"synthetic_fraction must be in \(0, 1\), got 1.0"),

@@ -215,7 +215,8 @@ def test_descriptions_name_options_and_reference():
         ("Subnetworks", {"bn": "own"}, ValueError, "bn must be one of 'shared', 'per_task', got 'own'"),
         ("Subnetworks", {"prune_fraction": 1}, ValueError, "prune_fraction must be in"),
         ("Plateau", {"patience": 0}, ValueError, "patience must be at least 1, got 0"),
-        ("CondensedReplay", {"method": "mtt"}, ValueError, "method must be one of 'dc', 'dsa', 'dm', 'random'.*'mtt'"),
+        ("CondensedReplay", {"method": "gm"}, ValueError, "method must be one of 'dc', 'dsa', 'dm', 'mtt', .*'gm'"),
+        ("CondensedReplay", {"num_experts": 0}, ValueError, "num_experts must be at least 1, got 0"),
         ("CondensedReplay", {"memory_bytes": 9, "images_per_class": 1}, ValueError, "got both: 9 and 1"),
         ("CondensedReplay", {"batch_size_mem": 9}, ValueError, "got 9 with memory_only=True"),
         ("CondensedReplay", {"network": "convnet"}, ValueError, "unknown network 'convnet': did you mean 'ConvNet'"),
@@ -229,6 +230,31 @@ def test_descriptions_name_options_and_reference():
 def test_bad_input(make_model, name, options, error, message):
     with pytest.raises(error, match=message):
         strategies.get(name, model=make_model(), **{"lr": 0.1, **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rho": 2.0}, r"rho must be in \[0, 1\], got 2.0"),
+        ({"rho": [0.9, -1]}, r"each of rho must be in \[0, 1\], got -1"),
+        ({"temperature": 0}, r"temperature must be in \(0, inf\), got 0"),
+        ({"synthetic_fraction": 1}, r"synthetic_fraction must be in \(0, 1\), got 1"),
+        ({"validation_fraction": 0.0}, r"validation_fraction must be in \(0, 1\), got 0.0"),
+        ({"cn_momentum": 1.5}, r"cn_momentum must be in \(0, 1\], got 1.5"),
+        ({"less_forget": -1}, "less_forget must be at least 0, got -1"),
+        ({"tv_l2": [0.1, -0.1]}, "each of tv_l2 must be at least 0, got -0.1"),
+        ({"num_batches": [2, None]}, "each of num_batches must be an integer, got None"),
+        ({"l2": [0.1, 0.1]}, r"l2 must be a number, got \[0.1, 0.1\]"),
+        ({"pixel_range": [1, 0]}, r"pixel_range must be the lowest and then the highest value, .* got \[1, 0\]"),
+        ({"learning_rate": 0}, "learning_rate must be positive, got 0"),
+        ({"preset": "released", "images_per_class": 3}, "needs whole batches: give num_batches"),
+    ],
+)
+def test_options_of_ccsi_are_checked_without_a_model(options, message):
+    good = {"rho": [0, 1], "temperature": [1, 5], "tv_l2": [0, 1], "num_batches": [2, 3], "cn_momentum": 1}
+    strategies.check("CCSI", lr=0.1, **good)
+    with pytest.raises((TypeError, ValueError), match=message):
+        strategies.check("CCSI", lr=0.1, **options)
 
 
 # Subnetworks misses a task label first; iCaRL, CCSI and its impressions want another model.

@@ -11,7 +11,7 @@ from avalanche.benchmarks import nc_benchmark, split_online_stream
 from avalanche.evaluation.metrics import accuracy_metrics
 from avalanche.logging import BaseLogger, TextLogger
 from avalanche.training.plugins import EvaluationPlugin, EWCPlugin, LwFPlugin, ReplayPlugin
-from avalanche.training.supervised import Naive
+from avalanche.training.supervised import DER, Naive
 from torch import nn
 
 from clpack.data import TensorImages
@@ -160,6 +160,25 @@ def test_every_head_with_every_plugin(make_stream, make_model, head, plugins):
     assert accuracy_on(strategy, stream.train_stream[4]) > 0.75  # chance is 0.1, or 0.5 within the task
     first_layer = next(strategy.model.parameters())
     assert strategy.optimizer.state[first_layer]["tasks"] == [0, 1, 2, 3, 4]
+
+
+def test_inside_dark_experience_replay(make_stream, make_model):
+    """Avalanche's DER is a strategy, not a plugin, and wants one head of a fixed size."""
+    stream, model = make_stream(5), make_model()
+    strategy = DER(
+        model=model,
+        optimizer=TAGOptimizer(model.parameters(), 0.003),
+        train_mb_size=16,
+        train_epochs=2,
+        mem_size=60,
+        evaluator=None,
+        plugins=[TAGPlugin()],
+    )
+    for experience in stream.train_stream:
+        strategy.train(experience)
+    assert strategy.optimizer.progress["finished"] == [0, 1, 2, 3, 4]
+    assert accuracy_on(strategy, stream.train_stream[4]) > 0.75  # chance is 0.1
+    assert len(strategy.storage_policy.buffer) == 60
 
 
 def accuracy_on(strategy, experience):

@@ -256,6 +256,12 @@ def test_bad_arguments(trained, changes, message):
         (lambda: SynthesisOptions(jitter=-1), "jitter must not be negative, got -1"),
         (lambda: SynthesisOptions(tv_l2=-1.0), "tv_l2 must not be negative, got -1.0"),
         (lambda: SynthesisOptions(learning_rate=0.0), "learning_rate must be positive, got 0.0"),
+        (lambda: SynthesisOptions(first_layer_weight=-1.0), "first_layer_weight must not be negative, got -1.0"),
+        (lambda: SynthesisOptions(betas=(0.5, 1.0)), r"betas must be in \[0, 1\), got \(0.5, 1.0\)"),
+        *(
+            (lambda bounds=bounds: SynthesisOptions(pixel_range=bounds), "pixel_range must be the lowest and then the")
+            for bounds in ((1.0, 0.0), (0.0, 0.0), (0.0, float("nan")), (0.0,), ((0, 0), (1, 1, 1)), ((0, 1), 1), "01")
+        ),
         (lambda: SynthesisOptions(statistics_form="row"), "statistics_form must be 'class' or 'batch', got 'row'"),
         (lambda: SynthesisOptions(selection="last"), "selection must be 'unshifted' or 'shifted', got 'last'"),
         (lambda: SynthesisOptions.preset("released", patience=5), "patience needs selection='unshifted'"),
