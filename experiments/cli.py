@@ -100,7 +100,7 @@ def _parser() -> ArgumentParser:
     run.add_argument("--config", action="config", metavar="FILE", help="YAML or JSON file with these options")
     run.add_argument(
         "--set",
-        action=_Settings,
+        action=_Pairs,
         nargs="+",
         default={},
         metavar="KEY=VALUE",
@@ -110,10 +110,18 @@ def _parser() -> ArgumentParser:
     run.add_argument("--smoke", action="store_true", help="the same as --preset smoke")
     run.add_argument("--seeds", type=list[int] | _Seeds, metavar="1,2,3", help="seeds instead of those of the table")
     run.add_argument("--out", default="results", metavar="DIR", help="folder of the results, may be shared")
-    run.add_argument("--jobs", type=int, default=1, metavar="N", help="cells at a time; with Ray, cells per GPU")
+    run.add_argument("--jobs", type=int, default=1, metavar="N", help="cells at a time on this machine")
     run.add_argument("--shard", type=_Shard, metavar="I/N", help="compute only part I of N, I from 0 to N-1")
     run.add_argument("--executor", choices=["local", "ray"], default="local", help="where cells are computed")
-    run.add_argument("--address", metavar="HOST:PORT", help="Ray cluster; without it, Ray runs on this machine")
+    run.add_argument("--address", metavar="HOST:PORT", help="Ray cluster (default: the one Ray finds, or a new one)")
+    run.add_argument(
+        "--resources",
+        action=_Pairs,
+        nargs="+",
+        default={},
+        metavar="KEY=VALUE",
+        help="what a cell takes of the Ray cluster, e.g. num_gpus=0.25 memory=4e9 accelerator_type=A100",
+    )
     run.add_argument("--checkpoint-every", type=int, default=1000, metavar="N", help="iterations between checkpoints")
     commands.add_subcommand("run", run, help="compute a table")
 
@@ -151,34 +159,34 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-class _Settings(argparse.Action):
+class _Pairs(argparse.Action):
     """Collects ``key=value`` pairs; on the command line they are added to those of the file."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         try:
-            settings = {**_settings(getattr(namespace, self.dest)), **_settings(values)}
+            pairs = {**_pairs(self.dest, getattr(namespace, self.dest)), **_pairs(self.dest, values)}
         except ValueError as error:
             parser.error(str(error))
-        setattr(namespace, self.dest, settings)
+        setattr(namespace, self.dest, pairs)
 
 
-def _settings(given: Any) -> dict[str, Any]:
-    """Returns settings that were given as a mapping, as ``KEY=VALUE`` or as a list of these.
+def _pairs(option: str, given: Any) -> dict[str, Any]:
+    """Returns the values of an option that were given as a mapping, as ``KEY=VALUE`` or as a list of these.
 
-    None, an empty entry of a file, is no setting.
+    None, an empty entry of a file, is none.
 
     Raises:
         ValueError: if it is none of them.
     """
     if given is None or isinstance(given, Mapping):
         return {str(key): value for key, value in (given or {}).items()}
-    settings = {}
+    pairs = {}
     for pair in given if isinstance(given, list) else [given]:
         key, equals, text = str(pair).partition("=")
         if not equals:
-            raise ValueError(f"--set takes KEY=VALUE, got {pair!r}")
-        settings[key] = _value(text)
-    return settings
+            raise ValueError(f"--{option} takes KEY=VALUE, got {pair!r}")
+        pairs[key] = _value(text)
+    return pairs
 
 
 def _value(text: str) -> Any:
@@ -235,12 +243,13 @@ def _run(options: Namespace) -> int:
         tables.get(options.table),
         preset="smoke" if options.smoke else options.preset,
         seeds=_integers(options.seeds, ",") if isinstance(options.seeds, str) else options.seeds,
-        overrides=_settings(options.set),
+        overrides=_pairs("set", options.set),
         out=options.out,
         jobs=options.jobs,
         shard=shard,
         executor=options.executor,
         address=options.address,
+        resources=_pairs("resources", options.resources),
         checkpoint_every=options.checkpoint_every,
     )
     print_tables(summary.out, [summary.table])

@@ -1,4 +1,4 @@
-"""Where cells are computed: in this process, in several on this machine, or on a Ray cluster.
+"""Where cells are computed: in this process or in several on this machine; :mod:`.cluster` has the third way, Ray.
 
 An executor is called with the work and the cells, and yields what the work returned for each cell as soon as
 it is there. Work never raises (it records its errors itself); only a worker that is killed has to be noticed here.
@@ -12,28 +12,28 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import TypeVar
 
 from .config import RunConfig
 
-__all__ = ["in_processes", "in_this_process", "on_ray"]
+__all__ = ["in_processes", "in_this_process"]
 
 Outcome = TypeVar("Outcome")
 Work = Callable[[RunConfig], Outcome]
 Lost = Callable[[RunConfig, str], Outcome]
 
 
-def in_this_process(work: Work[Outcome], cells: Sequence[RunConfig]) -> Iterator[Outcome]:
+def in_this_process(work: Work[Outcome], cells: Sequence[RunConfig]) -> Generator[Outcome]:
     """Computes the cells one after the other."""
-    return map(work, cells)
+    yield from map(work, cells)
 
 
 def in_processes(
     work: Work[Outcome], cells: Sequence[RunConfig], *, jobs: int, lost: Lost[Outcome]
-) -> Iterator[Outcome]:
+) -> Generator[Outcome]:
     """Computes up to ``jobs`` cells at a time, each in a separate process.
 
     A process serves one cell after the other. If it is killed, only its cell is lost, and a new process takes
@@ -83,51 +83,6 @@ def in_processes(
             leaving.append(process)
         for process in leaving:
             process.join()
-
-
-def on_ray(
-    work: Work[Outcome], cells: Sequence[RunConfig], *, jobs: int, lost: Lost[Outcome], address: str | None
-) -> Iterator[Outcome]:
-    """Computes the cells on a Ray cluster, whose machines must all see the folder of the results.
-
-    A cell takes as many processors as it has threads and, on ``cuda``, one ``jobs``-th of a GPU. Ray starts a
-    cell whose worker died twice more.
-
-    Args:
-        work: computes a cell.
-        cells: the cells.
-        jobs: cells that share one GPU.
-        lost: makes the outcome of a cell that Ray gave up, from the cell and the reason.
-        address: address of the cluster; None starts one on this machine.
-
-    Raises:
-        ImportError: if Ray is not installed.
-    """
-    try:
-        import ray
-    except ImportError as error:
-        raise ImportError("the Ray executor needs the package ray: pip install 'clpack[ray]'") from error
-
-    ray.init(address=address, ignore_reinit_error=True, log_to_driver=False)
-    remote = ray.remote(max_retries=2)(lambda cell: work(cell))
-    pending = {
-        remote.options(num_cpus=cell.num_threads, num_gpus=1 / jobs if cell.device.startswith("cuda") else 0).remote(
-            cell
-        ): cell
-        for cell in cells
-    }
-    try:
-        while pending:
-            (done,), _ = ray.wait(list(pending), num_returns=1)
-            cell = pending.pop(done)
-            try:
-                outcome = ray.get(done)
-            except ray.exceptions.RayError as error:
-                outcome = lost(cell, f"Ray gave it up: {error}")
-            yield outcome
-    finally:
-        for reference in pending:
-            ray.cancel(reference, force=True)
 
 
 def _hire(work: Work[Outcome]) -> tuple[SpawnProcess, Connection]:

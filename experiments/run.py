@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import json
+import math
 import os
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -90,6 +90,7 @@ def run_experiment(
     shard: tuple[int, int] | None = None,
     executor: str = "local",
     address: str | None = None,
+    resources: Mapping[str, float | str] | None = None,
     checkpoint_every: int = 1000,
 ) -> RunSummary:
     """Computes the cells of a table that are not finished yet, and before them the sources that they need.
@@ -100,10 +101,13 @@ def run_experiment(
         seeds: seeds instead of those of the preset.
         overrides: settings for every cell (see :meth:`Experiment.cells`).
         out: folder of the results; several processes may share it.
-        jobs: cells computed at a time; with Ray, cells that share one GPU. The results do not depend on it.
+        jobs: cells computed at a time, each in a process of its own. Not with Ray, which goes by ``resources``.
         shard: ``(i, n)`` computes only part ``i`` of ``n``, counted from 0.
-        executor: ``"local"`` or ``"ray"``.
-        address: address of the Ray cluster; None starts one on this machine. Only with ``executor="ray"``.
+        executor: ``"local"`` or ``"ray"``. The results do not depend on it.
+        address: address of the Ray cluster; None lets Ray find one, or start one on this machine.
+        resources: what a cell takes of the Ray cluster, by name: ``num_cpus`` (default: its threads), ``num_gpus``
+            (default: one on ``cuda``; with 0.25, four cells share a GPU), ``memory`` in bytes, ``accelerator_type``
+            such as ``"A100"``, or a custom resource. Default: None, as said.
         checkpoint_every: iterations between two checkpoints inside an experience.
 
     Returns:
@@ -113,16 +117,24 @@ def run_experiment(
     Raises:
         ValueError, TypeError: for a bad argument, or a device, stream, model or strategy that cannot be as it is set,
             before anything is computed.
-        FileNotFoundError: if a data set is missing.
+        FileNotFoundError: if a data set or the weights that a network starts from are missing.
         ImportError: if Ray is asked for and not installed.
+        ConnectionError: if there is no Ray cluster at the address.
     """
     for name, value in (("jobs", jobs), ("checkpoint_every", checkpoint_every)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     if executor not in _EXECUTORS:
         raise ValueError(unknown_name("executor", executor, _EXECUTORS))
-    if address is not None and executor != "ray":
-        raise ValueError(f"address is for Ray, got {address!r} with executor {executor!r}; add --executor ray")
+    for name, given in (("address", address), ("resources", resources)):
+        if given and executor != "ray":
+            raise ValueError(f"{name} is for Ray, got {given!r} with executor {executor!r}; add --executor ray")
+    if executor == "ray":
+        try:
+            from . import cluster
+        except ImportError as error:
+            raise ImportError("the Ray executor needs the package ray: pip install 'clpack[ray]'") from error
+        _check_resources(resources or {}, jobs)
     cells = experiment.cells(preset=preset, seeds=seeds, overrides=overrides)
     mine = {cell.key(): cell for cell in cells}
     if shard is not None:
@@ -139,40 +151,40 @@ def run_experiment(
     plan = _plan(experiment, cells, preset, overrides or {})
     store.save_plan(plan["name"], plan)
 
-    work = functools.partial(attempt_cell, root=store.root, checkpoint_every=checkpoint_every)
+    work = functools.partial(attempt_cell, store=store, checkpoint_every=checkpoint_every)
     lost = functools.partial(_record_loss, store=store)
 
-    def compute(cells: Sequence[RunConfig]) -> Iterator[CellOutcome]:
+    def compute(cells: Sequence[RunConfig]) -> Generator[CellOutcome]:
         if executor == "ray":
-            return executors.on_ray(work, cells, jobs=jobs, lost=lost, address=address)
+            return cluster.on_ray(work, cells, store=store, lost=lost, resources=resources or {})
         if jobs > 1:
             return executors.in_processes(work, cells, jobs=jobs, lost=lost)
         return executors.in_this_process(work, cells)
 
     phases = [[cell for cell in pending.values() if bool(cell.sources) == late] for late in (False, True)]
-    with ProgressDisplay(store, list(pending)) as display:
-        for outcome in itertools.chain.from_iterable(compute(cells) for cells in phases if cells):
-            outcomes.append(outcome)
-            display.finished(outcome)
+    with contextlib.ExitStack() as stack:
+        if pending and executor == "ray":
+            stack.enter_context(cluster.ray_cluster(address))
+        display = stack.enter_context(ProgressDisplay(store, list(pending)))
+        for cells in filter(None, phases):
+            with contextlib.closing(compute(cells)) as computed:  # an interrupt ends what is running
+                for outcome in computed:
+                    outcomes.append(outcome)
+                    display.finished(outcome)
     return RunSummary(tuple(outcomes), plan["name"], store.root)
 
 
-def attempt_cell(config: RunConfig, *, root: Path, checkpoint_every: int, wait: bool = False) -> CellOutcome:
+def attempt_cell(config: RunConfig, *, store: ResultStore, checkpoint_every: int, wait: bool = False) -> CellOutcome:
     """Computes one cell unless it is finished or in other hands; an error is recorded, not raised.
 
     Sources in other hands are waited for. What the run prints goes to ``console.txt`` in the folder of the cell.
 
     Args:
         config: the cell.
-        root: the folder of the results.
+        store: the results.
         checkpoint_every: iterations between two checkpoints inside an experience.
         wait: whether to wait for a cell that is in other hands. Default: False.
     """
-    store = ResultStore(root)
-    for source in config.sources:
-        reason = _missing_source(source, store, checkpoint_every)
-        if reason is not None:
-            return _record_loss(config, reason, store=store)
     started = time.monotonic()
     outcome = functools.partial(CellOutcome, config.key(), config.label())
     with store.claim(config.key(), wait=wait) as claimed:
@@ -180,6 +192,10 @@ def attempt_cell(config: RunConfig, *, root: Path, checkpoint_every: int, wait: 
             return outcome("busy")
         if store.result(config.key()) is not None:
             return outcome("reused")
+        for source in config.sources:
+            reason = _missing_source(source, store, checkpoint_every)
+            if reason is not None:
+                return _record_loss(config, reason, store=store)
         folder = store.start(config)
         store.set_progress(config, 0.0)
         try:
@@ -209,14 +225,35 @@ def shard_of(keys: Sequence[str], index: int, n_shards: int) -> list[str]:
     return sorted(keys)[index::n_shards]
 
 
+def _check_resources(resources: Mapping[str, float | str], jobs: int) -> None:
+    if jobs > 1:
+        raise ValueError(
+            f"jobs is for the executor 'local', got {jobs} with 'ray', which runs as many cells as their resources "
+            "allow; drop it, or let cells share GPUs with --resources num_gpus=0.25"
+        )
+    for name, value in resources.items():
+        if name == "accelerator_type":
+            if not isinstance(value, str):
+                raise ValueError(f"the resource accelerator_type must be text such as A100, got {value!r}")
+        elif isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+            raise ValueError(f"the resource {name} must be a number that is not negative, got {value!r}")
+
+
 def _check_components(cells: Sequence[RunConfig], *, here: bool) -> None:
-    """Finds what would make cells fail one after the other: settings that cannot be, missing data.
+    """Finds what would make cells fail one after the other: settings that cannot be, missing data or weights.
 
     Args:
         cells: the cells to compute.
         here: whether this machine computes them.
     """
-    from .build import check_benchmark, check_device, check_model, check_strategy, stream_info  # imports Avalanche
+    from .build import (  # imports Avalanche
+        check_benchmark,
+        check_device,
+        check_model,
+        check_strategy,
+        check_weights,
+        stream_info,
+    )
 
     for cell in _distinct(cells, "device"):
         check_device(cell.device, here=here)
@@ -230,6 +267,8 @@ def _check_components(cells: Sequence[RunConfig], *, here: bool) -> None:
         for data_set in stream_info(cell).data_sets:
             if data_set != "genimage":  # not in one form only; the stream finds out
                 check_files(data_set, cell.stream.options.get("dataset_root"))
+    for cell in _distinct(cells, "model"):
+        check_weights(cell)
 
 
 def _distinct(cells: Sequence[RunConfig], *names: str) -> list[RunConfig]:
@@ -246,7 +285,7 @@ def _missing_source(source: RunConfig, store: ResultStore, checkpoint_every: int
     with store.claim(source.key(), wait=True):
         settled = store.result(source.key()) is not None or store.error(source.key()) is not None
     if not settled:  # the process that had it in hand is gone
-        attempt_cell(source, root=store.root, checkpoint_every=checkpoint_every, wait=True)
+        attempt_cell(source, store=store, checkpoint_every=checkpoint_every, wait=True)
     if store.result(source.key()) is not None:
         return None
     return f"its source failed: {source.label()}, cell {source.key()}: {store.error(source.key())}"

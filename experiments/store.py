@@ -8,6 +8,7 @@ Layout below the root::
     cells/<key>/result.json   written last, atomically: a cell with a valid one is finished
     locks/<key>.lock          held by the process that computes the cell
     running/<key>.json        how far that process is
+    running/<id>.mark         there while a run on a cluster goes on: who finds it sees the same folder
     tables/<name>.json        the plan of a table: which cells stand in which row and column
 
 Locks are advisory file locks (``filelock``): they vanish with the process that holds them.
@@ -19,13 +20,14 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from clpack.files import write_text
+from clpack.files import write_bytes, write_text
 
 from .config import RunConfig
 
@@ -116,6 +118,44 @@ class ResultStore:
         """Returns ``label`` and ``fraction`` of the running cells by key, also those of other processes."""
         entries = {path.stem: _read_json(path) for path in (self.root / "running").glob("*.json")}
         return {key: entry for key, entry in entries.items() if entry is not None}
+
+    @contextlib.contextmanager
+    def mark(self) -> Iterator[str]:
+        """Leaves a mark in the folder inside the ``with`` block; yields its name, which is new each time."""
+        mark = uuid.uuid4().hex
+        path = self._mark(mark)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        try:
+            yield mark
+        finally:
+            path.unlink(missing_ok=True)
+
+    def has_mark(self, mark: str) -> bool:
+        """Returns whether a mark is there: whether this is the folder it was left in, and not another of its name."""
+        return os.path.exists(self._mark(mark))  # False also where the folder may not be looked into
+
+    def _mark(self, mark: str) -> Path:
+        return self.root / "running" / f"{mark}.mark"
+
+    def pack(self, key: str) -> dict[str, bytes]:
+        """Returns the files of a cell, by their paths below its folder."""
+        folder = self.folder(key)
+        paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".partial"]
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+    def unpack(self, key: str, files: Mapping[str, bytes]) -> None:
+        """Gives a cell these files, and no others.
+
+        Each is written atomically: the checkpoint after the logs that it goes on from, the result last.
+        """
+        folder = self.folder(key)
+        for name in sorted(files, key=lambda name: (name == "result.json", name.startswith("checkpoint/"), name)):
+            write_bytes(folder / name, files[name])
+        for name in self.pack(key).keys() - files.keys():
+            (folder / name).unlink()
+            with contextlib.suppress(OSError):  # other files are in it
+                (folder / name).parent.rmdir()
 
     def save_plan(self, name: str, plan: dict[str, Any]) -> None:
         """Writes the plan of a table."""

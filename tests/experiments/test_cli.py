@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import itertools
@@ -8,6 +9,7 @@ import re
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,6 +24,7 @@ from clpack.experiments.cli import main
 from clpack.experiments.metrics import METRICS
 from clpack.experiments.store import ResultStore
 
+SLURM = Path(__file__).resolve().parents[2] / "experiments" / "slurm.sbatch"
 SMALL = """
 from clpack.experiments.config import Column, Component, Experiment, Row
 
@@ -170,6 +173,40 @@ def test_smoke_shard_and_values(cells, tmp_path):
     assert sorted(cell.seed for cell in cells) == [1, 2, 9]
 
 
+def test_resources_of_a_cell(cells, tmp_path, monkeypatch):
+    from clpack.experiments import cluster
+
+    found = []
+
+    def on_ray(work, cells, *, resources, **options):
+        found.append(resources)
+        yield from map(work, cells)
+
+    monkeypatch.setattr(cluster, "on_ray", on_ray)
+    monkeypatch.setattr(cluster, "ray_cluster", contextlib.nullcontext)
+    command = ["run", "testing/small", "--executor", "ray", "--out", str(tmp_path / "out")]
+    assert main([*command, "--resources", "num_gpus=0.25", "memory=4e9", "accelerator_type=A100", "big=1"]) == 0
+    assert found == [{"num_gpus": 0.25, "memory": 4e9, "accelerator_type": "A100", "big": 1}]
+
+
+def test_the_example_for_slurm(cells, tmp_path):
+    """What it calls is caught, once for each job of an array that begins at 3, and then done here."""
+    program = tmp_path / ".venv" / "bin" / "clpack"
+    program.parent.mkdir(parents=True)
+    program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    program.chmod(0o755)
+    for index in ("3", "4"):
+        array = {"SLURM_ARRAY_TASK_ID": index, "SLURM_ARRAY_TASK_MIN": "3", "SLURM_ARRAY_TASK_COUNT": "2"}
+        command = ["bash", str(SLURM), "testing/small", "--set", "train_epochs=2", "--out", "a b"]
+        process = subprocess.run(
+            command, cwd=tmp_path, env={**os.environ, **array}, capture_output=True, text=True, check=True
+        )
+        arguments = process.stdout.splitlines()
+        assert arguments == ["run", *command[2:], "--shard", f"{int(index) - 3}/2"]
+        assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
+    assert sorted((cell.seed, cell.train_epochs) for cell in cells) == [(1, 2), (2, 2)]
+
+
 def test_exit_status_of_a_failed_cell(monkeypatch, tmp_path, capsys):
     def run_cell(config, store, *, checkpoint_every):
         raise RuntimeError("no memory")
@@ -208,6 +245,11 @@ def test_an_interrupt(monkeypatch, tmp_path, capsys):
         ),
         (["run", "testing/small", "--set", "stream.n_experiences=3"], "got 3, expected one of [1, 2, 5, 10]"),
         (["run", "testing/small", "--address", "head:6379"], "add --executor ray"),
+        (
+            ["run", "testing/small", "--executor", "ray", "--resources", "gpus"],
+            "--resources takes KEY=VALUE",
+        ),
+        (["run", "testing/small", "--executor", "ray", "--resources", "num_gpus=many"], "num_gpus must be a number"),
         (["run", "testing/small", "--seeds", "1,x"], "1,x"),
         (["run", "testing/small", "--shard", "3"], "I/N"),
         (["run", "testing/small", "--shard", "2/2"], "shard must be I/N with 0 <= I < N, got 2/2"),

@@ -71,9 +71,3 @@ def test_leaving_early_ends_the_processes(work):
 
 def test_no_cells(work):
     assert list(executors.in_processes(work.work, [], jobs=2, lost=lost)) == []
-
-
-def test_ray_missing(monkeypatch):
-    monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ImportError, match=r"pip install 'clpack\[ray\]'"):
-        next(executors.on_ray(lost, CELLS, jobs=1, lost=lost, address=None))

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import itertools
+import socket
 import sys
 import threading
 import time
@@ -10,7 +12,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from clpack.experiments import build, executors
+import clpack.experiments
+from clpack.experiments import build, cluster, executors
 from clpack.experiments.config import Column, Component, Experiment, Row, Sources
 from clpack.experiments.run import run_experiment, shard_of
 from clpack.experiments.store import ResultStore
@@ -228,6 +231,17 @@ def test_what_a_run_prints_goes_to_a_file(cell, tmp_path, capsys):
         ({"overrides": {"stream.n_experiences": 3}}, "must divide the 10 classes evenly: got 3, expected one of"),
         ({"seeds": [3, 2**64]}, "seed must be at most 18446744073709551615 for this stream, got 18446744073709551616"),
         ({"address": "head:6379"}, "address is for Ray, got 'head:6379' with executor 'local'; add --executor ray"),
+        ({"resources": {"num_gpus": 1}}, "resources is for Ray, got {'num_gpus': 1} with executor 'local'"),
+        (
+            {"executor": "ray", "jobs": 2},
+            "jobs is for the executor 'local', got 2 with 'ray'",
+        ),
+        ({"executor": "ray", "resources": {"num_gpus": -1}}, "resource num_gpus must be a number that is not negative"),
+        ({"executor": "ray", "resources": {"memory": "4G"}}, "resource memory must be a number .*, got '4G'"),
+        (
+            {"executor": "ray", "resources": {"accelerator_type": 1}},
+            "accelerator_type must be text such as A100",
+        ),
     ],
 )
 def test_bad_input_is_found_before_anything_runs(cell, tmp_path, arguments, message):
@@ -292,11 +306,30 @@ def test_the_checks_draw_no_random_numbers(cell, tmp_path):
 
 
 def test_a_gpu_may_be_missing_here_when_ray_computes(cell, tmp_path, monkeypatch):
-    monkeypatch.setattr(executors, "on_ray", lambda work, cells, **options: map(work, cells))
+    monkeypatch.setattr(cluster, "on_ray", lambda work, cells, **options: executors.in_this_process(work, cells))
+    monkeypatch.setattr(cluster, "ray_cluster", contextlib.nullcontext)
     overrides = {"device": "cuda:999"}
     assert statuses(run_experiment(TABLE, out=tmp_path, seeds=[1], overrides=overrides, executor="ray")) == ["done"] * 2
     with pytest.raises(ValueError, match="got 'banana'"):
         run_experiment(TABLE, out=tmp_path, overrides={"device": "banana"}, executor="ray")
+
+
+def test_ray_missing(cell, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "clpack.experiments.cluster")
+    monkeypatch.delattr(clpack.experiments, "cluster")
+    with pytest.raises(ImportError, match=r"pip install 'clpack\[ray\]'"):
+        run_experiment(TABLE, out=tmp_path, executor="ray")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_ray_cluster_at_the_address(cell, tmp_path):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # and nobody listens
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        with pytest.raises(ConnectionError, match=f"there is no Ray cluster at {address}: "):
+            run_experiment(TABLE, out=tmp_path, executor="ray", address=address)
+    assert cell.calls == []
 
 
 def test_missing_data_is_found_before_anything_runs(cell, tmp_path, monkeypatch):

@@ -71,6 +71,39 @@ def test_progress_lasts_as_long_as_the_claim(store):
     assert store.progress() == {}
 
 
+def test_a_mark_tells_a_folder_from_another_one(store, tmp_path_factory):
+    with store.mark() as mark:
+        assert ResultStore(store.root).has_mark(mark)
+        assert not ResultStore(tmp_path_factory.mktemp("other")).has_mark(mark)
+        assert store.progress() == {}
+    assert not store.has_mark(mark)
+
+
+def test_files_of_a_cell_in_another_folder(store, tmp_path_factory):
+    other = ResultStore(tmp_path_factory.mktemp("other"))
+    store.start(CELL)
+    for name in ("checkpoint/state.safetensors", "traces/0.npz", ".result.json.abc.partial"):
+        path = store.folder(KEY) / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"\xff")
+    other.unpack(KEY, store.pack(KEY))
+    assert other.pack(KEY) == store.pack(KEY)
+    assert sorted(other.pack(KEY)) == ["checkpoint/state.safetensors", "config.json", "traces/0.npz"]
+
+    store.finish(CELL, {"seed": 1}, {})
+    other.unpack(KEY, store.pack(KEY))
+    assert sorted(path.name for path in other.folder(KEY).iterdir()) == ["config.json", "result.json", "traces"]
+    assert other.result(KEY) == store.result(KEY)
+    assert ResultStore(other.root / "empty").pack(KEY) == {}
+
+
+def test_the_result_is_unpacked_last(store, monkeypatch):
+    written = []
+    monkeypatch.setattr("clpack.experiments.store.write_bytes", lambda path, content: written.append(path.name))
+    store.unpack(KEY, dict.fromkeys(("checkpoint/state", "log.txt", "result.json", "traces/0.npz"), b""))
+    assert written == ["log.txt", "0.npz", "state", "result.json"]
+
+
 def test_plans(store):
     store.save_plan("tag/digits", {"name": "tag/digits"})
     store.save_plan("demo", {"name": "demo"})

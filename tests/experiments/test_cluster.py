@@ -1,0 +1,302 @@
+"""A real Ray cluster of two nodes on this machine, one of which is killed in the middle of a cell."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import importlib
+import json
+import logging
+import os
+import re
+import signal
+import sys
+import textwrap
+import threading
+import time
+import warnings
+
+import pytest
+
+from clpack.experiments import run
+from clpack.experiments.config import Column, Component, Experiment, Row, Sources
+from clpack.experiments.run import run_experiment
+from clpack.experiments.store import ResultStore
+
+TABLE = Experiment(
+    name="test/cluster",
+    title="A table for many machines",
+    paper="",
+    rows=(
+        Row("SGD", Component("Naive", {"lr": 0.3})),
+        Row("Replay", Component("Replay", {"lr": 0.3, "mem_size": 100})),
+        Row(
+            "MLI",
+            Component("Pruning", {"lr": 0.3, "score": "mli"}),
+            sources=Sources(Component("Trace", {"lr": 0.3}), (1,)),
+        ),
+    ),
+    columns=(
+        Column(
+            "Digits",
+            Component("SplitDigits", {"n_experiences": 2, "seed": 0}),
+            Component("MLP", {"hidden_sizes": [16]}),
+            {"train_epochs": 2, "train_mb_size": 32},
+        ),
+    ),
+    seeds=(1,),
+)
+CELL = TABLE.cells()[0]
+WORKERS = """
+import math, time
+from pathlib import Path
+
+import ray
+from clpack.experiments.run import attempt_cell
+from clpack.experiments.store import ResultStore
+
+ORDER = Path(__file__).with_name("order")  # "NODE ITERATION": cells stop there, and those on the node say so
+BEGUN = Path(__file__).with_name("begun")  # "CELL ITERATION": with which one each attempt began
+
+
+tell = None
+
+
+def attempt(config, **options):
+    global tell
+    from clpack.experiments.cell import _ProgressPlugin
+
+    tell = tell or _ProgressPlugin.after_training_iteration
+    begun = []
+
+    def after_training_iteration(self, strategy, **kwargs):
+        self._told_at = -math.inf
+        tell(self, strategy, **kwargs)
+        iteration = strategy.clock.train_iterations
+        if not begun:
+            begun.append(iteration)
+            with BEGUN.open("a") as file:
+                print(config.key(), iteration, file=file)
+        while ORDER.exists() and iteration >= int(ORDER.read_text().split()[1]):
+            if ORDER.read_text().split()[0] == ray.get_runtime_context().get_node_id():
+                ORDER.with_name("stopped").write_text(config.key())
+                time.sleep(600)  # until it is killed
+            time.sleep(0.05)
+
+    _ProgressPlugin.after_training_iteration = after_training_iteration
+    return attempt_cell(config, **options)
+
+
+class Elsewhere(ResultStore):
+    "A folder of results that lies on another machine for all workers, but not for the actor that is beside it."
+
+    def __reduce__(self):
+        return open_there, (str(self.root),)
+
+
+def open_there(root):
+    return Elsewhere(root if ray.get_runtime_context().get_actor_id() else f"{root} elsewhere")
+"""
+
+
+def module():
+    """The module tested, which imports Ray."""
+    from clpack.experiments import cluster
+
+    return cluster
+
+
+@pytest.fixture(scope="module")
+def serial(tmp_path_factory):
+    """A folder with the results of the table, computed one after the other without a break."""
+    root = tmp_path_factory.mktemp("serial")
+    assert len(run_experiment(TABLE, out=root).with_status("done")) == 4
+    return root
+
+
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory):
+    """The module that the workers import, which stops cells on order."""
+    folder = tmp_path_factory.mktemp("workers")
+    (folder / "workers_for_tests.py").write_text(textwrap.dedent(WORKERS))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+        yield importlib.import_module("workers_for_tests")
+    sys.modules.pop("workers_for_tests")
+
+
+@pytest.fixture(scope="module")
+def cluster(workers):
+    """A cluster of one node, which stays."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        node = {"num_cpus": 1, "num_gpus": 1, "include_dashboard": False, "object_store_memory": 2**27}
+        cluster = Cluster(initialize_head=True, head_node_args=node)
+        ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+        yield cluster
+        ray.shutdown()
+        cluster.shutdown()
+
+
+@pytest.fixture
+def doomed(cluster, workers, monkeypatch):
+    """A second node of the cluster."""
+    monkeypatch.setattr(run, "attempt_cell", workers.attempt)
+    node = cluster.add_node(num_cpus=1, object_store_memory=2**27)
+    yield node
+    for path in (workers.ORDER, workers.BEGUN):
+        path.unlink(missing_ok=True)
+    if node in cluster.list_all_nodes():
+        cluster.remove_node(node)
+
+
+def when_stopped(node, workers, iteration, strike):
+    """Once a cell on the node has done so many iterations, strikes; returns what joins and tells which cell it was."""
+    stopped = workers.ORDER.with_name("stopped")
+    stopped.unlink(missing_ok=True)
+    workers.ORDER.write_text(f"{node.node_id} {iteration}")
+    struck = []
+
+    def watch():
+        deadline = time.monotonic() + 300
+        while not stopped.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if stopped.exists():
+            struck.append(stopped.read_text())
+            strike(struck[0])
+        else:
+            workers.ORDER.unlink()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+
+    def join():
+        thread.join()
+        return struck[0]
+
+    return join
+
+
+def kill(cluster, node, workers):
+    """Returns what kills the node and lets the cells go on that stopped on the other one."""
+
+    def strike(key):
+        cluster.remove_node(node, allow_graceful=False)
+        workers.ORDER.unlink()
+
+    return strike
+
+
+def begun(workers, key):
+    """The iterations that the attempts at a cell began with."""
+    lines = workers.BEGUN.read_text().splitlines()
+    return [int(line.split()[1]) for line in lines if line.startswith(key)]
+
+
+def contents(root):
+    """What must not depend on where cells were computed: results, logged metrics, and the names of all other files."""
+    store = ResultStore(root)
+    found = {}
+    for folder in (store.root / "cells").iterdir():
+        with (folder / "metrics.csv").open() as file:
+            rows = [row for row in csv.reader(file) if not re.search("Seconds|Peak_Memory", row[1])]
+        names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.parent.name != "tb")
+        found[folder.name] = json.dumps(store.result(folder.name)["result"]), rows, names
+    return found
+
+
+def test_a_node_is_lost(cluster, doomed, workers, serial, tmp_path):
+    join = when_stopped(doomed, workers, 30, kill(cluster, doomed, workers))
+    summary = run_experiment(TABLE, out=tmp_path, executor="ray", checkpoint_every=5)
+    assert begun(workers, join()) == [0, 30]  # it goes on from its checkpoint
+    assert [outcome.status for outcome in summary.outcomes] == ["done"] * 4, summary
+    assert contents(tmp_path) == contents(serial)
+    assert list((tmp_path / "running").iterdir()) == []
+
+
+def test_an_interrupt_and_a_lost_node_without_a_shared_folder(cluster, doomed, workers, serial, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "ResultStore", workers.Elsewhere)
+    out = tmp_path / "out"
+    store = ResultStore(out)
+    progress = []
+
+    def interrupt(key):
+        progress.append(store.progress()[key])
+        os.kill(os.getpid(), signal.SIGINT)
+
+    join = when_stopped(doomed, workers, 20, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(TABLE, out=out, executor="ray", checkpoint_every=5)
+    interrupted = join()
+    assert 0 < progress[0]["fraction"] < 1
+    assert (store.folder(interrupted) / "checkpoint" / "state.safetensors").is_file()
+    with store.claim(interrupted) as free:
+        assert free
+
+    join = when_stopped(doomed, workers, 30, kill(cluster, doomed, workers))
+    summary = run_experiment(TABLE, out=out, executor="ray", checkpoint_every=5)
+    lost = join()
+    assert begun(workers, interrupted)[:2] == [0, 20]
+    assert begun(workers, lost)[-1] == 30
+    assert [outcome.status for outcome in summary.outcomes] == ["done"] * 4, summary
+    assert contents(out) == contents(serial)
+    assert list((out / "running").iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]  # and nothing elsewhere
+
+
+def test_a_cell_that_kills_its_workers_is_given_up(cluster, tmp_path, monkeypatch):
+    def die(cell, *, store, wait):
+        with (store.root / "attempts").open("a") as file:
+            print(wait, file=file)
+        os._exit(1)
+
+    monkeypatch.setattr(module(), "_ATTEMPTS", 2)
+    computed = module().on_ray(die, [CELL], store=ResultStore(tmp_path), lost=lambda *loss: loss, resources={})
+    ((cell, reason),) = computed
+    assert cell == CELL
+    assert re.fullmatch("Ray gave it up: The worker died unexpectedly .*", reason)
+    assert (tmp_path / "attempts").read_text() == "False\nTrue\n"  # the second one waits for the lock of the first
+
+
+def test_what_a_worker_raises_is_not_tried_again(cluster, tmp_path):
+    computed = module().on_ray(int, [CELL], store=ResultStore(tmp_path), lost=lambda *loss: loss, resources={})
+    ((_, reason),) = computed
+    assert reason.startswith("Ray gave it up: TypeError: ")
+
+
+def test_what_a_cell_takes(cluster, tmp_path):
+    def assigned(cell, **options):
+        import ray
+
+        return ray.get_runtime_context().get_assigned_resources()
+
+    cells = [CELL, CELL.with_settings({"device": "cuda"})]
+    for resources, expected in (
+        ({}, [{"CPU": 1}, {"CPU": 1, "GPU": 1}]),
+        ({"num_cpus": 0.5, "num_gpus": 0.25}, [{"CPU": 0.5, "GPU": 0.25}] * 2),
+    ):
+        computed = module().on_ray(assigned, cells, store=ResultStore(tmp_path), lost=int, resources=resources)
+        assert sorted(computed, key=len) == expected
+
+
+@pytest.mark.parametrize(
+    ("resources", "needs"),
+    [({"num_cpus": 64}, "CPU 64"), ({"tpu": 1, "memory": 5e8}, "CPU 1, memory 5e+08, tpu 1")],
+)
+def test_resources_that_no_machine_has(cluster, tmp_path, resources, needs):
+    computed = module().on_ray(int, [CELL], store=ResultStore(tmp_path), lost=int, resources=resources)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match=f"no machine of the Ray cluster has {re.escape(needs)}; cells wait"):
+            next(computed)
+
+
+def test_a_run_that_does_not_stand_beside_the_results(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(ResultStore, "mark", lambda self: contextlib.nullcontext("of another folder"))
+    computed = module().on_ray(int, [CELL], store=ResultStore(tmp_path), lost=int, resources={})
+    with pytest.raises(ValueError, match="Ray does not see the results in .*; start the run on a machine of the clu"):
+        next(computed)
