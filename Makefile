@@ -29,6 +29,7 @@ bench: $(READY)
 	$(BIN)/python -m clpack.experiments.bench.pruning
 	$(BIN)/python -m clpack.experiments.bench.adversarial
 	$(BIN)/python -m clpack.experiments.bench.genimage
+	$(BIN)/python -m clpack.experiments.bench.condensation
 	$(BIN)/python -m clpack.experiments.bench.ccsi
 
 clean:

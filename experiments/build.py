@@ -28,8 +28,9 @@ __all__ = [
     "check_device",
     "check_model",
     "check_strategy",
-    "condenses",
+    "check_weights",
     "feeds_stream",
+    "kind_of_sources",
     "score_name",
     "stream_info",
 ]
@@ -54,14 +55,14 @@ def check_device(name: str, *, here: bool) -> None:
         raise ValueError(f"device is {name!r}, but torch sees {n_gpus} CUDA devices here; use --set device=cpu")
 
 
-def condenses(source: RunConfig) -> bool:
-    """Returns whether a source gives condensed images; otherwise it gives scores."""
-    return source_kind(source.strategy) == "CondensedReplay"
-
-
 def feeds_stream(config: RunConfig) -> bool:
-    """Returns whether the scores of the sources of a cell go to its stream; otherwise they go to its strategy."""
-    return bool(config.sources) and clpack.benchmarks.describe(config.stream.name).takes_scores
+    """Returns whether the scores of the sources of a cell go to its stream; what others give goes to its strategy."""
+    return kind_of_sources(config) == "Trace" and clpack.benchmarks.describe(config.stream.name).takes_scores
+
+
+def kind_of_sources(config: RunConfig) -> str | None:
+    """Returns what the sources of a cell are, see :func:`~clpack.experiments.config.source_kind`; None without any."""
+    return source_kind(config.sources[0].strategy) if config.sources else None
 
 
 def score_name(config: RunConfig) -> str:
@@ -114,10 +115,24 @@ def build_model(config: RunConfig, benchmark: Any) -> nn.Module:
 
 
 def check_model(config: RunConfig) -> None:
-    """Raises what :func:`build_model` would raise, without opening the stream and without drawing random numbers."""
+    """Raises what :func:`build_model` would raise, but for weights that are missing (see :func:`check_weights`).
+
+    The stream is not opened, and no random numbers are drawn.
+    """
     info = stream_info(config)
     with torch.device("meta"):
         _model(config, info.image_shape, info.n_classes)
+
+
+def check_weights(config: RunConfig) -> None:
+    """Raises unless the file with the weights that the network of a cell starts from, if it does, is at hand.
+
+    Raises:
+        FileNotFoundError: if it is missing; the message says where to get it.
+        ValueError: if it has wrong content.
+    """
+    if config.model.name == "ImageNetResNet18" and config.model.options.get("pretrained", True):
+        clpack.models.find_imagenet_weights(config.model.options.get("weights"))
 
 
 def build_strategy(
@@ -139,7 +154,8 @@ def build_strategy(
         plugins: further plugins, placed before those of the strategy.
         evaluator: an Avalanche ``EvaluationPlugin``.
         device: where the model is trained.
-        from_sources: options that come from the sources of the cell: ``"scores"`` or ``"condensed"``.
+        from_sources: options that come from the sources of the cell: ``"scores"``, ``"condensed"`` or
+            ``"pretrained_path"``.
     """
     return clpack.strategies.get(
         config.strategy.name,
@@ -159,16 +175,18 @@ def check_strategy(config: RunConfig) -> None:
     """
     stand_in: dict[str, Any] = {}
     if config.sources and not feeds_stream(config):
-        if condenses(config.sources[0]):
-            stand_in["condensed"] = CondensedSet(PixelImages(1, 1, 1, 1), torch.zeros(1, dtype=torch.int64))
-        else:
-            stand_in["scores"] = {}
-        missing = stand_in.keys() - clpack.strategies.describe(config.strategy.name).options.keys()
-        if missing:
+        name, value = {
+            "Trace": ("scores", {}),
+            "CondensedReplay": ("condensed", CondensedSet(PixelImages(1, 1, 1, 1), torch.zeros(1, dtype=torch.int64))),
+            "Pretraining": ("pretrained_path", ""),
+        }[str(kind_of_sources(config))]
+        if name not in clpack.strategies.describe(config.strategy.name).options:
             raise ValueError(
                 f"row {config.row!r} has sources, but its strategy {config.strategy.name!r} does not take their "
-                f"{missing.pop()}; use Pruning for scores, CondensedReplay for condensed images, or no sources"
+                f"{name}; use Pruning for scores, CondensedReplay for condensed images, Subnetworks for pre-trained "
+                "weights, or no sources"
             )
+        stand_in = {name: value}
     clpack.strategies.check(config.strategy.name, **_strategy_options(config, stand_in))
 
 

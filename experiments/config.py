@@ -22,8 +22,9 @@ __all__ = ["Column", "Component", "Experiment", "Reference", "Row", "RunConfig",
 
 _COMPONENTS = ("stream", "model", "strategy")
 _LABELS = ("table", "row", "column")
-_SOURCES = ("Trace", "CondensedReplay")
+_SOURCES = {"Trace": "Scoring run", "CondensedReplay": "Condensation", "Pretraining": "Pre-training"}
 _SOURCE = "source."  # begins settings of sources in presets
+_NUMBER, _LIST = "a number", "a list or mapping"  # some options take either: one for all experiences, or one for each
 _OWN_OF_CONDENSATION = ("train_epochs", "stream.n_experiences", "stream.fixed_class_order", "stream.seed")
 _COUNTS = ("train_epochs", "train_mb_size", "eval_mb_size", "num_threads", "cycles")
 _UNLESS_DEFAULT = ("measure_train", "drop_last", "cycles", "val_fraction", "samples_per_class")
@@ -56,7 +57,10 @@ class Component:
 
 
 def source_kind(strategy: Component) -> str | None:
-    """Returns what cells of a strategy are to those that build on them: ``"Trace"``, ``"CondensedReplay"`` or None."""
+    """Returns what cells of a strategy are to those that build on them.
+
+    It is ``"Trace"``, ``"CondensedReplay"``, ``"Pretraining"`` or None.
+    """
     return next((kind for kind in _SOURCES if kind in strategy.name.split("+")), None)
 
 
@@ -79,7 +83,7 @@ class RunConfig:
         column: label of the column.
         sources: the cells that this one builds on; they have none themselves. Those of the strategy ``"Trace"`` give
             it scores, to its stream if that takes scores, else to its strategy; one of ``"CondensedReplay"`` gives its
-            strategy the condensed images. Default: none.
+            strategy the condensed images, one of ``"Pretraining"`` the weights to start from. Default: none.
         measure_train: whether the accuracy on the training samples of each experience is measured after each epoch, as
             the metrics that begin with ``train_`` need it. Default: False.
         drop_last: whether an epoch leaves out the last minibatch if it is not full. Default: False.
@@ -131,7 +135,7 @@ class RunConfig:
         for source in self.sources:
             if source.sources or source_kind(source.strategy) is None:
                 raise ValueError(
-                    f"a source must have the strategy {' or '.join(map(repr, _SOURCES))} and no sources itself, got "
+                    f"a source must have one of the strategies {', '.join(_SOURCES)} and no sources itself, got "
                     f"{source.strategy.name!r} with {len(source.sources)} sources"
                 )
 
@@ -209,18 +213,20 @@ class Column:
 
 @dataclass(frozen=True)
 class Sources:
-    """Runs that the cells of a row build on: they record traces, or condense data.
+    """Runs that the cells of a row build on: they record traces, condense data, or train weights to start from.
 
     Stream, model and settings are those of the column. A stream that takes scores shows them all of its training data.
     Rows with equal sources share them.
 
     Args:
-        strategy: ``"Trace"`` or ``"CondensedReplay"`` with its options.
-        seeds: their seeds. The scores of all traces are combined; condensed images are those of one run for each cell:
-            with n seeds, the cell of seed s takes run s mod n.
+        strategy: ``"Trace"``, ``"CondensedReplay"`` or ``"Pretraining"`` with its options.
+        seeds: their seeds. The scores of all traces are combined; condensed images and weights are those of one run for
+            each cell: with n seeds, the cell of seed s takes run s mod n.
         settings: further settings, e.g. ``{"model.dropout": False}``.
         settings_by_column: settings for single columns, by column label; they win over ``settings``.
         model: their network. Default: that of the column.
+        stream: their stream, for pre-training. Settings of streams in presets and overrides are not for it, but those
+            after ``source.`` are. Default: that of the column.
     """
 
     strategy: Component
@@ -228,6 +234,7 @@ class Sources:
     settings: Mapping[str, Any] = field(default_factory=dict)
     settings_by_column: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     model: Component | None = None
+    stream: Component | None = None
 
 
 @dataclass(frozen=True)
@@ -243,6 +250,7 @@ class Row:
         grid: values to try, by setting, e.g. ``{"strategy.lr": [0.1, 0.01]}``; each point is a row of its own.
         upper_bound: whether the row is there to compare with, and never the best of its column. Default: False.
         sources: where its scores come from. Default: None, not from other runs.
+        columns: labels of the columns that it is for. Default: none, all of them.
     """
 
     label: str
@@ -252,6 +260,7 @@ class Row:
     grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     upper_bound: bool = False
     sources: Sources | None = None
+    columns: tuple[str, ...] = ()
 
     def points(self) -> Iterable[tuple[str, dict[str, Any]]]:
         """Yields label and settings of each point of the grid; without a grid, the row itself."""
@@ -324,6 +333,7 @@ class Experiment:
         named_metrics = [*self.metrics, *(reference.metric for reference in self.references)]
         by_column = [part.settings_by_column for row in self.rows for part in (row, row.sources) if part is not None]
         named_columns = [label for settings in by_column for label in settings]
+        named_columns += [label for row in self.rows for label in row.columns]
         named_columns += [reference.column for reference in self.references]
         named_columns += [label for preset in self.presets.values() for label in preset.get("columns", ())]
         named_rows = [reference.row for reference in self.references]
@@ -377,11 +387,13 @@ class Experiment:
         for row in self.rows:
             for label, point in (point for point in row.points() if point[0] in row_labels):
                 for column in (column for column in self.columns if column.label in labels):
+                    if row.columns and column.label not in row.columns:
+                        continue
                     by_column = row.settings_by_column.get(column.label, {})
                     cell = _resolve(column, row.strategy, (row.settings, by_column, point), chosen)
                     cell = replace(cell, table=self.name, row=label, column=column.label)
                     cell = replace(cell, measure_train=any(name.startswith("train_") for name in self.metrics))
-                    sources = _sources(column, row.sources, source_seeds, {**chosen, **source_settings}, self.name)
+                    sources = _sources(column, row.sources, source_seeds, chosen, source_settings, self.name)
                     cells += [replace(cell, seed=seed, sources=_sources_of(seed, sources)) for seed in seeds]
         return _override(cells, overrides or {})
 
@@ -396,22 +408,33 @@ def _resolve(
 
 
 def _sources(
-    column: Column, sources: Sources | None, seeds: Sequence[int] | None, preset: Mapping[str, Any], table: str
+    column: Column,
+    sources: Sources | None,
+    seeds: Sequence[int] | None,
+    preset: Mapping[str, Any],
+    preset_of_sources: Mapping[str, Any],
+    table: str,
 ) -> tuple[RunConfig, ...]:
     if sources is None:
         return ()
+    kind = source_kind(sources.strategy)
+    assert kind is not None
     by_column = sources.settings_by_column.get(column.label, {})
-    column = replace(column, model=sources.model or column.model)
-    config = _resolve(column, sources.strategy, (sources.settings, by_column), preset)
-    label = "Scoring run" if source_kind(sources.strategy) == "Trace" else "Condensation"
-    config = replace(config, table=table, row=label, column=column.stream.name)
+    column = replace(column, model=sources.model or column.model, stream=sources.stream or column.stream)
+    preset = {key: value for key, value in preset.items() if sources.stream is None or not _of_stream(key)}
+    config = _resolve(column, sources.strategy, (sources.settings, by_column), {**preset, **preset_of_sources})
+    config = replace(config, table=table, row=_SOURCES[kind], column=config.stream.name)
     return tuple(replace(config, seed=seed) for seed in seeds or sources.seeds)
 
 
 def _sources_of(seed: int, sources: tuple[RunConfig, ...]) -> tuple[RunConfig, ...]:
-    if sources and source_kind(sources[0].strategy) == "CondensedReplay":
-        return (sources[seed % len(sources)],)
-    return sources
+    if not sources or source_kind(sources[0].strategy) == "Trace":
+        return sources
+    return (sources[seed % len(sources)],)
+
+
+def _of_stream(key: str) -> bool:
+    return key.partition(".")[0] == "stream"
 
 
 def _on_all_samples(source: RunConfig) -> RunConfig:
@@ -439,7 +462,8 @@ def _override(cells: list[RunConfig], overrides: Mapping[str, Any]) -> list[RunC
     for key, value in overrides.items():
         if key not in known:
             raise ValueError(unknown_name("setting", key, known))
-        if _kind(value) != _kind(known[key]) and None not in (value, known[key]):
+        kinds = {_kind(value), _kind(known[key])}
+        if len(kinds) > 1 and None not in (value, known[key]) and kinds != {_NUMBER, _LIST}:
             raise TypeError(f"{key} must be {_kind(known[key])} such as {known[key]!r}, got {value!r}")
 
     def change(cell: RunConfig, keys: Iterable[str] = overrides) -> RunConfig:
@@ -447,7 +471,10 @@ def _override(cells: list[RunConfig], overrides: Mapping[str, Any]) -> list[RunC
         return replace(changed, sources=tuple(_on_all_samples(change(each, _fit_for(each))) for each in cell.sources))
 
     def _fit_for(source: RunConfig) -> list[str]:
-        own = _OWN_OF_CONDENSATION if source_kind(source.strategy) == "CondensedReplay" else ()
+        kind = source_kind(source.strategy)
+        if kind == "Pretraining":
+            return [key for key in overrides if not _of_stream(key)]
+        own = _OWN_OF_CONDENSATION if kind == "CondensedReplay" else ()
         return [key for key in overrides if key not in own]
 
     return [change(cell) for cell in cells]
@@ -457,5 +484,5 @@ def _kind(value: Any) -> str:
     if isinstance(value, bool):
         return "true or false"
     if isinstance(value, int | float):
-        return "a number"
-    return "text" if isinstance(value, str) else "a list or mapping"
+        return _NUMBER
+    return "text" if isinstance(value, str) else _LIST

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +20,13 @@ if TYPE_CHECKING:
     from .report import Table
 
 __all__ = [
+    "Picture",
+    "PictureGroup",
     "accuracy_matrices",
     "confusion_matrices",
     "learning_curves",
     "metric_curves",
+    "pictures_of",
     "task_weights",
     "training_curves",
 ]
@@ -37,6 +42,69 @@ _STYLE = {
     "axes.spines.right": False,
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK),
 }
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of a table.
+
+    Attributes:
+        head: which column, or metric and stream, it is of.
+        name: of its file, without the ending.
+        svg: the picture.
+    """
+
+    head: str
+    name: str
+    svg: str
+
+    @property
+    def file(self) -> str:
+        """SVG text that stands alone: on a page it takes the ink of the text, here its own."""
+        ink = "<style>svg{color:#1f2328}@media(prefers-color-scheme:dark){svg{color:#e6e8eb}}</style>"
+        return self.svg.replace(">", f">{ink}", 1) + "\n"
+
+
+@dataclass(frozen=True)
+class PictureGroup:
+    """The pictures of a table that show the same thing."""
+
+    title: str
+    caption: str
+    pictures: tuple[Picture, ...]
+
+
+def pictures_of(table: Table) -> list[PictureGroup]:
+    """Draws all there is to draw of a table, group by group."""
+    groups = [
+        (
+            "Curves",
+            "Means of the tables; the band is ± one population standard deviation over the seeds.",
+            {
+                (f"{METRICS[metric].label}, {stream}", f"{stream}-{metric}"): metric_curves(table, metric, stream)
+                for stream in table.curves
+                for metric in table.plan["metrics"]
+            },
+        ),
+        *(
+            (
+                title,
+                caption,
+                {(column, f"{_slug(column)}-{draw.__name__}"): draw(table, column) for column in table.columns},
+            )
+            for (title, caption), draw in _BY_COLUMN.items()
+        ),
+    ]
+    table_name = table.plan["name"].replace("/", "-")
+    drawn = [
+        PictureGroup(
+            title,
+            caption,
+            tuple(Picture(head, f"{table_name}-{name}", svg) for (head, name), svg in pictures.items() if svg),
+        )
+        for title, caption, pictures in groups
+    ]
+    return [group for group in drawn if group.pictures]
 
 
 def learning_curves(table: Table, column: str) -> str | None:
@@ -209,6 +277,32 @@ def training_curves(table: Table, column: str) -> str | None:
         return _svg(figure, f"Accuracy on training samples on {column}")
 
 
+_BY_COLUMN: Mapping[tuple[str, str], Callable[[Table, str], str | None]] = {
+    (
+        "Learning curves",
+        "Mean accuracy on the experiences seen so far; the band is ± one population standard deviation over the seeds.",
+    ): learning_curves,
+    (
+        "Accuracy matrices",
+        "Test accuracy on each experience (down) after training each experience (across), mean over the seeds.",
+    ): accuracy_matrices,
+    (
+        "Confusion matrices",
+        "Share of the test samples of each class (down) taken for each class (across) at the end, over the seeds.",
+    ): confusion_matrices,
+    (
+        "Task weights of TAG",
+        "Weight of each earlier task (down) in the last epoch of each task (across), mean over parameter tensors, "
+        "steps and seeds: above one where gradients disagree, below one where they agree.",
+    ): task_weights,
+    (
+        "Accuracy on training samples",
+        "After each epoch, without augmentation; the band is ± one population standard deviation over the seeds. "
+        "The vertical lines are where the next experience begins.",
+    ): training_curves,
+}
+
+
 def _curve(axes: Any, index: int, label: str, x: Any, mean: Any, std: Any, marker: str = "o") -> None:
     """Draws one line with its band, in the color and dashes of the ``index``-th row."""
     color, dashes = f"C{index % 10}", ("-", "--", ":")[index // 10 % 3]
@@ -230,6 +324,10 @@ def _stack(table: Table, row: str, column: str, name: str) -> np.ndarray[Any, An
     cells = [cell.content["result"] for cell in table.at(row, column) if cell.content is not None]
     runs = [result[name] for result in cells if name in result]
     return 100 * np.array(runs, dtype=float) if runs else None  # None becomes NaN
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^0-9A-Za-z]+", "_", text).strip("_")
 
 
 def _svg(figure: Figure, label: str) -> str:

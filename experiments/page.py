@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import datetime
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
 import clpack
 
-from .figures import (
-    accuracy_matrices,
-    confusion_matrices,
-    learning_curves,
-    metric_curves,
-    task_weights,
-    training_curves,
-)
+from .figures import PictureGroup
 from .report import Cell, Table, metric_title
 
 __all__ = ["render_page"]
@@ -53,10 +46,12 @@ details { margin-top: 1rem; } summary { cursor: pointer; font-weight: 600; }
 """
 
 
-def render_page(tables: Sequence[Table]) -> str:
-    """Returns the page with a section per table."""
+def render_page(tables: Sequence[Table], pictures: Sequence[Sequence[PictureGroup]]) -> str:
+    """Returns the page with a section per table, which shows the pictures of the table."""
     title = tables[0].plan["title"] if len(tables) == 1 else "Results"
-    sections = "\n".join(f"<section>{_section(table)}</section>" for table in tables)
+    sections = "\n".join(
+        f"<section>{_section(table, groups)}</section>" for table, groups in zip(tables, pictures, strict=True)
+    )
     made = f"Made by clpack {clpack.__version__} on {datetime.date.today().isoformat()} from the stored results."
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -66,50 +61,14 @@ def render_page(tables: Sequence[Table]) -> str:
     )
 
 
-def _section(table: Table) -> str:
+def _section(table: Table, groups: Sequence[PictureGroup]) -> str:
     parts = [
         f"<h1>{escape(table.plan['title'])}</h1>",
         f'<p class="soft">{escape(table.plan["paper"])}</p>',
         *(_metric_table(table, metric) for metric in table.metrics),
         _notes(table.notes()),
         _failures(table),
-        _pictures(
-            "Curves",
-            "Means of the tables; the band is ± one population standard deviation over the seeds.",
-            {
-                f"{metric_title(metric)}, {stream}": metric_curves(table, metric, stream)
-                for stream in table.curves
-                for metric in table.plan["metrics"]
-            },
-        ),
-        _pictures(
-            "Learning curves",
-            "Mean accuracy on the experiences seen so far; the band is ± one population "
-            "standard deviation over the seeds.",
-            {column: learning_curves(table, column) for column in table.columns},
-        ),
-        _pictures(
-            "Accuracy matrices",
-            "Test accuracy on each experience (down) after training each experience (across), mean over the seeds.",
-            {column: accuracy_matrices(table, column) for column in table.columns},
-        ),
-        _pictures(
-            "Confusion matrices",
-            "Share of the test samples of each class (down) taken for each class (across) at the end, over the seeds.",
-            {column: confusion_matrices(table, column) for column in table.columns},
-        ),
-        _pictures(
-            "Task weights of TAG",
-            "Weight of each earlier task (down) in the last epoch of each task (across), mean over parameter tensors, "
-            "steps and seeds: above one where gradients disagree, below one where they agree.",
-            {column: task_weights(table, column) for column in table.columns},
-        ),
-        _pictures(
-            "Accuracy on training samples",
-            "After each epoch, without augmentation; the band is ± one population standard deviation over the seeds. "
-            "The vertical lines are where the next experience begins.",
-            {column: training_curves(table, column) for column in table.columns},
-        ),
+        *map(_pictures, groups),
         _galleries(table),
         _costs(table),
         _configuration(table),
@@ -164,9 +123,9 @@ def _failures(table: Table) -> str:
     return "<h2>Failed cells</h2>" + _table("<tr><th>Method</th><th>Stream</th><th>Seed</th><th>Reason</th></tr>", body)
 
 
-def _pictures(title: str, caption: str, pictures: Mapping[str, str | None]) -> str:
-    blocks = [f"<h3>{escape(head)}</h3>{svg}" for head, svg in pictures.items() if svg]
-    return f'<h2>{title}</h2><p class="soft">{caption}</p>{"".join(blocks)}' if blocks else ""
+def _pictures(group: PictureGroup) -> str:
+    blocks = [f"<h3>{escape(picture.head)}</h3>{picture.svg}" for picture in group.pictures]
+    return f'<h2>{group.title}</h2><p class="soft">{group.caption}</p>{"".join(blocks)}'
 
 
 def _galleries(table: Table) -> str:
@@ -242,9 +201,10 @@ def _configuration(table: Table) -> str:
     body = ""
     for row in table.rows:
         for column in table.columns:
-            settings = {key: value for key, value in table.at(row, column)[0].settings.items() if key != "seed"}
-            text = ", ".join(f"{key}={value}" for key, value in settings.items())
-            body += f'<tr><td>{escape(row)}</td><td>{escape(column)}</td><td class="text">{escape(text)}</td></tr>\n'
+            for cell in table.at(row, column)[:1]:  # none if the row is not for the column
+                text = ", ".join(f"{key}={value}" for key, value in cell.settings.items() if key != "seed")
+                names = f"<td>{escape(row)}</td><td>{escape(column)}</td>"
+                body += f'<tr>{names}<td class="text">{escape(text)}</td></tr>\n'
     heads = "<tr><th>Method</th><th>Stream</th><th>Settings</th></tr>"
     return f'<details class="small"><summary>Configuration</summary>{_table(heads, body)}</details>'
 

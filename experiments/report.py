@@ -112,7 +112,9 @@ class Entry:
         return (self.mean - self.reference.mean) / self.reference.std
 
     def __str__(self) -> str:
-        """Mean ± standard deviation, and what is missing of the seeds."""
+        """Mean ± standard deviation, and what is missing of the seeds; empty for a row that is not for the column."""
+        if not self.n_seeds:
+            return ""
         if not self.n_finished:
             return "failed" if self.n_failed else "missing"
         text = _plus_minus(self.metric, self.mean, self.std if self.n_seeds > 1 else None)
@@ -193,12 +195,13 @@ class Table:
         )
 
     def entries(self) -> list[Entry]:
-        """Returns all entries: metric by metric, row by row."""
+        """Returns all entries that have cells: metric by metric, row by row."""
         return [
             self.entry(row, column, metric)
             for metric in self.plan["metrics"]
             for row in self.rows
             for column in self.columns
+            if self.at(row, column)
         ]
 
     def best(self, column: str, metric: str) -> str | None:
@@ -244,7 +247,8 @@ class Table:
         seeds = ", ".join(map(str, self.seeds))
         finished = sum(cell.status == "finished" for cell in self.cells)
         spread = "Mean ± population standard deviation over" if len(self.seeds) > 1 else "One run each,"
-        aside = f" ({', '.join(self.plan['upper_bounds'])} aside)" if self.plan["upper_bounds"] else ""
+        bounds = [row for row in self.plan["upper_bounds"] if row in self.rows]
+        aside = f" ({', '.join(bounds)} aside)" if bounds else ""
         notes = [f"{spread} seed{'s' if len(self.seeds) > 1 else ''} {seeds}. Best of each column in bold{aside}."]
         if self.plan["references"]:
             sources = sorted({reference["source"] for reference in self.plan["references"] if reference["source"]})
@@ -272,20 +276,20 @@ class ReportPaths:
         markdown: the tables.
         entries: CSV, one line per table entry.
         cells: CSV, one line per cell.
-        curves: SVG, one file per metric and stream of the tables whose columns have an ``x``.
+        pictures: SVG, one file for each picture of the page.
     """
 
     html: Path
     markdown: Path
     entries: Path
     cells: Path
-    curves: tuple[Path, ...]
+    pictures: tuple[Path, ...]
 
 
 def report(directory: str | os.PathLike[str]) -> ReportPaths:
     """Writes the reports of a result folder into it.
 
-    They are ``report.html``, ``report.md``, ``entries.csv``, ``cells.csv``, and the curves in ``figures/``.
+    They are ``report.html``, ``report.md``, ``entries.csv``, ``cells.csv``, and the pictures in ``figures/``.
 
     Args:
         directory: the folder given to the runs as ``out``.
@@ -296,19 +300,26 @@ def report(directory: str | os.PathLike[str]) -> ReportPaths:
     Raises:
         FileNotFoundError: if no table was run into the folder.
     """
-    from .page import render_page  # matplotlib takes a second
+    from .figures import pictures_of  # matplotlib takes a second
+    from .page import render_page
 
     tables = load_tables(directory)
     root = Path(directory).resolve()
-    curves = {root / "figures" / name: svg for table in tables for name, svg in _curve_files(table).items()}
+    groups = [pictures_of(table) for table in tables]
+    files = {
+        root / "figures" / f"{picture.name}.svg": picture.file
+        for of_table in groups
+        for group in of_table
+        for picture in group.pictures
+    }
     paths = ReportPaths(
-        root / "report.html", root / "report.md", root / "entries.csv", root / "cells.csv", tuple(curves)
+        root / "report.html", root / "report.md", root / "entries.csv", root / "cells.csv", tuple(files)
     )
     write_text(paths.markdown, markdown(tables))
     write_text(paths.entries, _csv(_entry_record(table, entry) for table in tables for entry in table.entries()))
     write_text(paths.cells, _csv(_cell_record(table, cell) for table in tables for cell in table.cells))
-    write_text(paths.html, render_page(tables))
-    for path, svg in curves.items():
+    write_text(paths.html, render_page(tables, groups))
+    for path, svg in files.items():
         write_text(path, svg)
     return paths
 
@@ -451,21 +462,6 @@ def _plus_minus(metric: str, mean: float | None, std: float | None) -> str:
     if std is None or (std == 0 and METRICS[metric].higher_is_better is None):  # a fact, not a result
         return _number(metric, mean)
     return f"{_number(metric, mean)} ± {_number(metric, std)}"
-
-
-def _curve_files(table: Table) -> dict[str, str]:
-    """Returns the curves of a table as SVG files, by file name."""
-    from .figures import metric_curves
-
-    ink = "<style>svg{color:#1f2328}@media(prefers-color-scheme:dark){svg{color:#e6e8eb}}</style>"
-    files = {}
-    for stream in table.curves:
-        for metric in table.plan["metrics"]:
-            svg = metric_curves(table, metric, stream)
-            if svg:
-                name = f"{table.plan['name'].replace('/', '-')}-{stream}-{metric}.svg"
-                files[name] = svg.replace(">", f">{ink}", 1) + "\n"
-    return files
 
 
 def _entry_record(table: Table, entry: Entry) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a cell knows of single samples: scores from the traces of other cells, and records of its own."""
+"""What a cell gets from the cells that it builds on, and its own records of single samples."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from clpack.strategies import (
     ClassImpressionPlugin,
     CondensedBuffer,
     CondensedReplayPlugin,
+    PretrainingPlugin,
     PruningPlugin,
     TracePlugin,
     dataset_field,
 )
+from clpack.strategies.pretraining import WEIGHTS_FILE
 
-from .build import condenses, feeds_stream, score_name
+from .build import feeds_stream, kind_of_sources, score_name
 from .config import RunConfig
 from .store import ResultStore
 
@@ -41,13 +43,15 @@ _FOLDERS: dict[Any, str] = {
     PruningPlugin: "pruning",
     CondensedReplayPlugin: "condensed",
     ClassImpressionPlugin: "impressions",
+    PretrainingPlugin: "pretrained",
 }
 
 
 def strategy_options_of_sources(config: RunConfig, store: ResultStore, data: dict[str, Any]) -> dict[str, Any]:
     """Returns the options that the strategy of a cell gets from its sources, if it gets any.
 
-    They are ``"scores"`` (see :func:`source_scores`) or ``"condensed"``, a :class:`clpack.condensation.CondensedSet`.
+    They are ``"scores"`` (see :func:`source_scores`), ``"condensed"``, a :class:`clpack.condensation.CondensedSet`, or
+    ``"pretrained_path"``, a file of weights.
 
     Args:
         config: the cell.
@@ -55,15 +59,19 @@ def strategy_options_of_sources(config: RunConfig, store: ResultStore, data: dic
         data: the fingerprint of its stream.
 
     Raises:
-        ValueError: if a source is not finished, or was trained on other data.
+        ValueError: if a source is not finished, or gives scores or condensed images of other data.
         FileNotFoundError: if a file of a source is missing.
     """
-    if not config.sources or feeds_stream(config):
+    kind = kind_of_sources(config)
+    if kind is None or feeds_stream(config):
         return {}
-    if not condenses(config.sources[0]):
+    if kind == "Trace":
         return {"scores": source_scores(config, store, data)}
     (source,) = config.sources
     who, result = _finished(source, store)
+    if kind == "Pretraining":
+        folder = store.folder(source.key()) / _FOLDERS[PretrainingPlugin]
+        return {"pretrained_path": str(_there(folder / WEIGHTS_FILE))}
     condensed, own = (
         (stream, sum(found["n_train"]), found.get("description"))
         for stream, found in ((source.stream.name, result["data"]), (config.stream.name, data))

@@ -75,6 +75,8 @@ def test_experts_go_on_after_an_interruption(data, tmp_path):
         assert file.get_slice("snapshots").get_shape() == [3, parts.num_parameters]
     with pytest.raises(ValueError, match="was trained with .*choose another folder"):
         train_experts(*data, tmp_path / "parts", num_experts=3, **{**options, "lr": 0.1})
+    with pytest.raises(ValueError, match="was trained with .*choose another folder"):
+        train_experts(data[0] + 1, data[1], tmp_path / "parts", num_experts=3, **options)
     with pytest.raises(ValueError, match="holds no expert"):
         ExpertBuffer(tmp_path)
 

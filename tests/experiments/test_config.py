@@ -143,9 +143,7 @@ class TestBadInput:
             config(val_fraction=1)
 
     def test_sources(self):
-        with pytest.raises(
-            ValueError, match="strategy 'Trace' or 'CondensedReplay' and no sources itself, got 'Naive'"
-        ):
+        with pytest.raises(ValueError, match="Trace, CondensedReplay, Pretraining and no sources itself, got 'Naive'"):
             config(sources=(config(),))
         with pytest.raises(ValueError, match="got 'Trace' with 1 sources"):
             config(sources=(source(sources=(source(),)),))
@@ -169,6 +167,7 @@ class TestBadInput:
             ({"seeds": (1, 1)}, "seeds of test/table must be there and differ"),
             ({"rows": ()}, "rows of test/table must be there"),
             ({"presets": {"short": {"columns": ("a",)}}}, "unknown column 'a': did you mean 'A'"),
+            ({"rows": (Row("SGD", Component("Naive"), columns=("a",)),)}, "unknown column 'a': did you mean 'A'"),
         ],
     )
     def test_tables(self, changes, message):
@@ -214,6 +213,11 @@ class TestCells:
             ("SGD (lr=0.2, train_epochs=1)", 0.2, 1),
             ("SGD (lr=0.2, train_epochs=2)", 0.2, 2),
         ]
+
+    def test_a_row_may_be_for_some_columns_only(self):
+        sgd, tag = table().rows
+        cells = table(rows=(sgd, dataclasses.replace(tag, columns=("B",))), seeds=(1,)).cells()
+        assert [(cell.row, cell.column) for cell in cells] == [("SGD", "A"), ("SGD", "B"), ("TAG", "B")]
 
     def test_a_preset_may_leave_columns_out(self):
         cells = table(presets={"short": {"columns": ("B",)}}).cells(preset="short")

@@ -123,6 +123,21 @@ def test_missing_and_failed_cells_show(store):
     assert "**" not in text  # nothing to compare, nothing in bold
 
 
+def test_a_row_that_is_for_one_column_only(store):
+    second = dataclasses.replace(TABLE.columns[0], label="Split")
+    rows = (TABLE.rows[0], dataclasses.replace(TABLE.rows[1], columns=("Permuted",)))
+    table = dataclasses.replace(TABLE, rows=rows, columns=(*TABLE.columns, second), metrics=("forgetting",))
+    plan = _plan(table, table.cells(), "paper", {})
+    store.save_plan(plan["name"], plan)
+    for cell in table.cells():
+        finish(store, cell, 0.6, 0.2)
+    paths = report(store.root)
+    assert "| TAG\\|RMSProp | **0.200 ± 0.000** |  |" in paths.markdown.read_text()
+    assert paths.html.read_text().count("<td>TAG|RMSProp</td><td>Permuted</td>") == 2  # costs and configuration
+    assert "<td>TAG|RMSProp</td><td>Split</td>" not in paths.html.read_text()
+    assert len(paths.entries.read_text().splitlines()) == 1 + 3
+
+
 def test_nothing_finished(store):
     paths = report(store.root)
     assert "| SGD | missing | 60.00 ± 2.00 |  |" in paths.markdown.read_text()
@@ -280,14 +295,15 @@ def test_metrics_are_drawn_against_x(tmp_path):
     assert table.is_constant("none", table.curves["PermutedDigits"])
     assert not table.is_constant("random", table.curves["PermutedDigits"])
     paths = report(tmp_path)
-    assert [path.name for path in paths.curves] == [
+    assert [path.name for path in paths.pictures][:2] == [
         "tag-digits-PermutedDigits-average_accuracy.svg",
         "tag-digits-PermutedDigits-forgetting.svg",
     ]
-    svg = paths.curves[0].read_text()
+    svg = paths.pictures[0].read_text()
     assert all(text in svg for text in ("removed samples", "average accuracy (%)", "random", "prefers-color-scheme"))
     page = paths.html.read_text()
-    assert page.count("<svg ") == 2 + 2 * 4  # a curve per metric; a learning curve and matrices per column
+    assert page.count("<svg ") == len(paths.pictures)
+    assert len(paths.pictures) == 2 + 2 * 4  # a curve per metric; a learning curve and matrices per column
     assert "<h2>Curves</h2>" in page
 
 
