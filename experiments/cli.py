@@ -108,6 +108,8 @@ def _parser() -> ArgumentParser:
     )
     run.add_argument("--preset", default="paper", metavar="NAME", help="a variant of the table, e.g. short")
     run.add_argument("--smoke", action="store_true", help="the same as --preset smoke")
+    run.add_argument("--rows", nargs="+", metavar="LABEL", help="only these rows, e.g. SGD 'Joint training'")
+    run.add_argument("--columns", nargs="+", metavar="LABEL", help="only these columns, e.g. 5-dataset")
     run.add_argument("--seeds", type=list[int] | _Seeds, metavar="1,2,3", help="seeds instead of those of the table")
     run.add_argument("--out", default="results", metavar="DIR", help="folder of the results, may be shared")
     run.add_argument("--jobs", type=int, default=1, metavar="N", help="cells at a time on this machine")
@@ -243,6 +245,8 @@ def _run(options: Namespace) -> int:
         tables.get(options.table),
         preset="smoke" if options.smoke else options.preset,
         seeds=_integers(options.seeds, ",") if isinstance(options.seeds, str) else options.seeds,
+        rows=options.rows,
+        columns=options.columns,
         overrides=_pairs("set", options.set),
         out=options.out,
         jobs=options.jobs,

@@ -352,6 +352,8 @@ class Experiment:
         *,
         preset: str = "paper",
         seeds: Sequence[int] | None = None,
+        rows: Sequence[str] | None = None,
+        columns: Sequence[str] | None = None,
         overrides: Mapping[str, Any] | None = None,
     ) -> list[RunConfig]:
         """Returns the cells of the table, row by row.
@@ -361,11 +363,13 @@ class Experiment:
         Args:
             preset: ``"paper"`` or one of ``presets``.
             seeds: seeds instead of those of the preset or the table.
+            rows: labels of rows instead of those of the preset or the table.
+            columns: labels of columns, likewise.
             overrides: settings for every cell. An option of a component (``"strategy.lr"``) is replaced in the
                 cells that have it.
 
         Raises:
-            ValueError: for an unknown preset or setting, repeated or missing seeds.
+            ValueError: for an unknown preset, row, column or setting, repeated or missing seeds, or if no cell is left.
             TypeError: for a value of another kind than the one it replaces.
         """
         presets = {"paper": {}, **self.presets}
@@ -374,8 +378,13 @@ class Experiment:
         chosen = dict(presets[preset])
         preset_seeds = chosen.pop("seeds", self.seeds)
         source_seeds = chosen.pop("source_seeds", None)
-        row_labels = chosen.pop("rows", [label for row in self.rows for label, _ in row.points()])
-        labels = chosen.pop("columns", [column.label for column in self.columns])
+        row_labels, labels = (
+            _chosen(kind, given, chosen.pop(f"{kind}s", every), every)
+            for kind, given, every in (
+                ("row", rows, [label for row in self.rows for label, _ in row.points()]),
+                ("column", columns, [column.label for column in self.columns]),
+            )
+        )
         source_settings = {
             key.removeprefix(_SOURCE): chosen.pop(key) for key in list(chosen) if key.startswith(_SOURCE)
         }
@@ -395,7 +404,16 @@ class Experiment:
                     cell = replace(cell, measure_train=any(name.startswith("train_") for name in self.metrics))
                     sources = _sources(column, row.sources, source_seeds, chosen, source_settings, self.name)
                     cells += [replace(cell, seed=seed, sources=_sources_of(seed, sources)) for seed in seeds]
+        if not cells:
+            raise ValueError(f"{self.name} has no cells in the rows {list(row_labels)} and columns {list(labels)}")
         return _override(cells, overrides or {})
+
+
+def _chosen(kind: str, given: Sequence[str] | None, default: Sequence[str], every: Sequence[str]) -> Sequence[str]:
+    for label in given or ():
+        if label not in every:
+            raise ValueError(unknown_name(kind, label, every))
+    return given or default
 
 
 def _resolve(

@@ -84,6 +84,8 @@ def run_experiment(
     *,
     preset: str = "paper",
     seeds: Sequence[int] | None = None,
+    rows: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
     overrides: Mapping[str, Any] | None = None,
     out: str | os.PathLike[str] = "results",
     jobs: int = 1,
@@ -99,6 +101,8 @@ def run_experiment(
         experiment: the table.
         preset: one of its presets.
         seeds: seeds instead of those of the preset.
+        rows: labels of the rows to compute instead of those of the preset.
+        columns: labels of the columns, likewise.
         overrides: settings for every cell (see :meth:`Experiment.cells`).
         out: folder of the results; several processes may share it.
         jobs: cells computed at a time, each in a process of its own. Not with Ray, which goes by ``resources``.
@@ -135,7 +139,7 @@ def run_experiment(
         except ImportError as error:
             raise ImportError("the Ray executor needs the package ray: pip install 'clpack[ray]'") from error
         _check_resources(resources or {}, jobs)
-    cells = experiment.cells(preset=preset, seeds=seeds, overrides=overrides)
+    cells = experiment.cells(preset=preset, seeds=seeds, rows=rows, columns=columns, overrides=overrides)
     mine = {cell.key(): cell for cell in cells}
     if shard is not None:
         mine = {key: mine[key] for key in shard_of(list(mine), *shard)}

@@ -173,6 +173,16 @@ def test_smoke_shard_and_values(cells, tmp_path):
     assert sorted(cell.seed for cell in cells) == [1, 2, 9]
 
 
+def test_chosen_rows_and_columns(cells, tmp_path, capsys):
+    run = ["run", "testing/small", "--out", str(tmp_path / "out")]
+    assert main([*run, "--rows", "SGD", "--columns", "Digits", "--seeds", "3"]) == 0
+    assert [(cell.row, cell.column, cell.seed) for cell in cells] == [("SGD", "Digits", 3)]
+    capsys.readouterr()
+    status, error = failure([*run, "--columns", "Digits", "digits"], capsys)
+    assert (status, len(error.splitlines())) == (2, 1)
+    assert "unknown column 'digits': did you mean 'Digits'" in error
+
+
 def test_resources_of_a_cell(cells, tmp_path, monkeypatch):
     from clpack.experiments import cluster
 

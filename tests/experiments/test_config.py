@@ -219,6 +219,14 @@ class TestCells:
         cells = table(rows=(sgd, dataclasses.replace(tag, columns=("B",))), seeds=(1,)).cells()
         assert [(cell.row, cell.column) for cell in cells] == [("SGD", "A"), ("SGD", "B"), ("TAG", "B")]
 
+    def test_rows_and_columns_may_be_chosen(self):
+        cells = table(presets={"short": {"columns": ("B",)}}).cells(preset="short", rows=["TAG"], columns=["A"])
+        assert [(cell.row, cell.column) for cell in cells] == [("TAG", "A")] * 2
+        sgd, tag = table().rows
+        only_b = table(rows=(sgd, dataclasses.replace(tag, columns=("B",))))
+        with pytest.raises(ValueError, match=r"no cells in the rows \['TAG'\] and columns \['A'\]"):
+            only_b.cells(rows=["TAG"], columns=["A"])
+
     def test_a_preset_may_leave_columns_out(self):
         cells = table(presets={"short": {"columns": ("B",)}}).cells(preset="short")
         assert [(cell.row, cell.column) for cell in cells[::2]] == [("SGD", "B"), ("TAG", "B")]
@@ -246,6 +254,8 @@ class TestCells:
             ({"overrides": {"strategy.lr": "big"}}, TypeError, "strategy.lr must be a number such as 0.00., got 'big'"),
             ({"overrides": {"train_epochs": True}}, TypeError, "train_epochs must be a number"),
             ({"overrides": {"train_epochs": 0}}, ValueError, "train_epochs must be at least 1"),
+            ({"rows": ["sgd"]}, ValueError, "unknown row 'sgd': did you mean 'SGD'"),
+            ({"columns": ["A", "C"]}, ValueError, "unknown column 'C'.*A, B"),
             ({"seeds": [1, 1]}, ValueError, "different integers"),
             ({"seeds": []}, ValueError, "different integers"),
         ],
