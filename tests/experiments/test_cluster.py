@@ -154,6 +154,14 @@ def doomed(cluster, workers, monkeypatch):
         cluster.remove_node(node)
 
 
+@pytest.fixture
+def interruptible():
+    """Makes an interrupt arrive also where it is ignored: in the background of a script."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def when_stopped(node, workers, iteration, strike):
     """Once a cell on the node has done so many iterations, strikes; returns what joins and tells which cell it was."""
     stopped = workers.ORDER.with_name("stopped")
@@ -218,6 +226,7 @@ def test_a_node_is_lost(cluster, doomed, workers, serial, tmp_path):
     assert list((tmp_path / "running").iterdir()) == []
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_and_a_lost_node_without_a_shared_folder(cluster, doomed, workers, serial, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "ResultStore", workers.Elsewhere)
     out = tmp_path / "out"
