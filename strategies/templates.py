@@ -1,4 +1,4 @@
-"""What our strategies add to Avalanche's template: mixed precision, and an error for an experience without samples."""
+"""What our strategies add to Avalanche's template: mixed precision, and errors where there is nothing to train on."""
 
 from __future__ import annotations
 
@@ -48,6 +48,15 @@ class Template(SupervisedTemplate):
         """Takes the data of the experience, of which there must be some."""
         check_not_empty(self.experience)
         super().train_dataset_adaptation(**kwargs)
+
+    def make_train_dataloader(self, *args: Any, **kwargs: Any) -> None:
+        """Makes the loader of the experience, which must have a mini-batch to train on."""
+        super().make_train_dataloader(*args, **kwargs)
+        if len(self.dataloader) == 0:
+            raise ValueError(
+                f"experience {self.experience.current_experience} has {len(self.adapted_dataset)} samples, fewer than "
+                f"a mini-batch of {self.train_mb_size}, and drop_last=True drops it; lower train_mb_size"
+            )
 
 
 class Cumulative(Template, supervised.Cumulative):

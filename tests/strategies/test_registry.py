@@ -267,6 +267,12 @@ def test_empty_experience_is_refused_before_training(digits, make_model, name):
         strategy.train(stream.train_stream[0])
 
 
+def test_experience_smaller_than_a_batch_that_is_dropped(make_stream, make_model):
+    strategy = strategies.get("Naive", model=make_model(), lr=0.1, train_mb_size=1000)
+    with pytest.raises(ValueError, match="experience 0 has .* samples, fewer than a mini-batch of 1000, and drop_last"):
+        strategy.train(make_stream().train_stream[0], drop_last=True)
+
+
 def test_names_do_not_load_avalanche():
     code = "import sys, clpack.strategies as s; s.describe('TAG'); print({'torch', 'avalanche'} & {*sys.modules})"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
