@@ -438,8 +438,12 @@ def _sources(
     kind = source_kind(sources.strategy)
     assert kind is not None
     by_column = sources.settings_by_column.get(column.label, {})
-    column = replace(column, model=sources.model or column.model, stream=sources.stream or column.stream)
-    preset = {key: value for key, value in preset.items() if sources.stream is None or not _of_stream(key)}
+    if sources.stream is not None:  # settings of streams mean that of the column
+        preset, settings = (
+            {key: value for key, value in given.items() if not _of_stream(key)} for given in (preset, column.settings)
+        )
+        column = replace(column, stream=sources.stream, settings=settings)
+    column = replace(column, model=sources.model or column.model)
     config = _resolve(column, sources.strategy, (sources.settings, by_column), {**preset, **preset_of_sources})
     config = replace(config, table=table, row=_SOURCES[kind], column=config.stream.name)
     return tuple(replace(config, seed=seed) for seed in seeds or sources.seeds)
@@ -475,8 +479,12 @@ def _fitting(strategy: Component, settings: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _override(cells: list[RunConfig], overrides: Mapping[str, Any]) -> list[RunConfig]:
-    every = [*cells, *(source for cell in cells for source in cell.sources)]
-    known = {key: value for cell in every for key, value in cell.settings().items() if key not in ("seed", "sources")}
+    known = {
+        key: value
+        for cell in [*cells, *(source for cell in cells for source in cell.sources)]
+        for key, value in cell.settings().items()
+        if key not in ("seed", "sources") and not (_of_stream(key) and source_kind(cell.strategy) == "Pretraining")
+    }
     for key, value in overrides.items():
         if key not in known:
             raise ValueError(unknown_name("setting", key, known))

@@ -152,6 +152,8 @@ def run_experiment(
     pending = {key: source for key, source in sources.items() if store.result(key) is None} | pending
     if pending:
         _check_components(list(pending.values()), here=executor == "local")
+    if rows or columns:  # what was chosen before stays in the report
+        cells = _with_planned(experiment, cells, store, preset=preset, seeds=seeds, overrides=overrides)
     plan = _plan(experiment, cells, preset, overrides or {})
     store.save_plan(plan["name"], plan)
 
@@ -300,13 +302,32 @@ def _record_loss(config: RunConfig, reason: str, *, store: ResultStore) -> CellO
     return CellOutcome(config.key(), config.label(), "failed", reason=reason)
 
 
+def _with_planned(
+    experiment: Experiment, cells: Sequence[RunConfig], store: ResultStore, *, preset: str, **options: Any
+) -> list[RunConfig]:
+    """Returns some cells of a table, and those in the places of its stored plan, in the order of the table."""
+    name = _plan_name(experiment, preset)
+    places = {(cell.row, cell.column) for cell in cells}
+    places |= {
+        (cell["row"], cell["column"]) for plan in store.plans() if plan["name"] == name for cell in plan["cells"]
+    }
+    rows = [label for row in experiment.rows for label, _ in row.points()]
+    columns = [column.label for column in experiment.columns]
+    every = experiment.cells(preset=preset, rows=rows, columns=columns, **options)
+    return [cell for cell in every if (cell.row, cell.column) in places]
+
+
+def _plan_name(experiment: Experiment, preset: str) -> str:
+    return experiment.name if preset == "paper" else f"{experiment.name}.{preset}"
+
+
 def _plan(
     experiment: Experiment, cells: Sequence[RunConfig], preset: str, overrides: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Returns the content of the file that tells the report which cell belongs where."""
     columns = {cell.column for cell in cells}
     return {
-        "name": experiment.name if preset == "paper" else f"{experiment.name}.{preset}",
+        "name": _plan_name(experiment, preset),
         "title": experiment.title,
         "paper": experiment.paper,
         "preset": preset,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-__all__ = ["Number", "check_entries", "entries", "entry_of"]
+__all__ = ["Number", "check_entries", "check_numbers", "entries", "entry_of"]
 
 Number = TypeVar("Number", int, float)
 
@@ -17,7 +18,19 @@ def entries(value: Number | Sequence[Number]) -> Sequence[Number]:
 
 def entry_of(value: Number | Sequence[Number], experience: Any) -> Number:
     """Returns the number of an experience. The first one, should it come again, has that of the second."""
-    return value[max(experience.current_experience - 1, 0)] if isinstance(value, Sequence) else value
+    return value[max(_whole(experience).current_experience - 1, 0)] if isinstance(value, Sequence) else value
+
+
+def check_numbers(name: str, value: Any, *, integer: bool = False) -> None:
+    """Raises unless a value is a number, or a sequence of numbers.
+
+    Raises:
+        TypeError: if it is not.
+    """
+    kind = numbers.Integral if integer else numbers.Real
+    if not all(isinstance(number, kind) and not isinstance(number, bool) for number in entries(value)):
+        what = "an integer" if integer else "a number"
+        raise TypeError(f"{name} must be {what}, or a sequence with one for each experience, got {value!r}")
 
 
 def check_entries(experience: Any, **values: Any) -> None:
@@ -33,10 +46,14 @@ def check_entries(experience: Any, **values: Any) -> None:
     for name, value in values.items():
         if not isinstance(value, Sequence):
             continue
-        stream = experience.origin_stream  # which may be a part of that of the benchmark
+        stream = _whole(experience).origin_stream  # which may be a part of that of the benchmark
         expected = len(stream.benchmark.streams[stream.name]) - 1
         if len(value) != expected:
             raise ValueError(
                 f"{name} must be one number, or {expected}, one for each experience after the first, got {len(value)}: "
                 f"{list(value)}"
             )
+
+
+def _whole(experience: Any) -> Any:
+    return getattr(experience, "origin_experience", experience)  # of the parts of an online stream

@@ -40,8 +40,8 @@ from clpack.synthesis import (
     synthesize_impressions,
 )
 
-from ._by_experience import check_entries, entries, entry_of
-from ._images import has_task_labels, stream_groups
+from ._by_experience import check_entries, check_numbers, entries, entry_of
+from ._images import Group, groups_of, has_task_labels
 from ._inversion import (
     Outputs,
     check_data,
@@ -138,8 +138,13 @@ class ClassImpressionPlugin(SupervisedPlugin):
         if images_per_class is not None and num_batches is not None:
             raise ValueError(f"give images_per_class or num_batches, got both: {images_per_class} and {num_batches}")
         for name, value in (("images_per_class", images_per_class), ("num_batches", num_batches)):
-            if value is not None and any(number < 1 for number in entries(value)):
-                raise ValueError(f"{name} must be positive, got {value}")
+            if value is not None:
+                check_numbers(name, value, integer=True)
+                if any(number < 1 for number in entries(value)):
+                    raise ValueError(f"{name} must be positive, got {value}")
+        for name, weights in (("synthetic_fraction", synthetic_fraction), ("tv_l2", tv_l2)):
+            if weights is not None:
+                check_numbers(name, weights)
         if init not in ("mean", "noise"):
             raise ValueError(f"init must be 'mean' or 'noise', got {init!r}")
         for fraction in () if synthetic_fraction is None else entries(synthetic_fraction):
@@ -319,15 +324,23 @@ class ClassImpressionPlugin(SupervisedPlugin):
         self.impressions, self.impression_classes = images, chosen
 
     def _check_number(self, experience: Any) -> None:
-        """Complains if there would be fewer impressions than classes."""
+        """Complains if there would be fewer impressions in an experience than classes before it."""
         if self.num_batches is None:
             return
-        num_classes = len(stream_groups(experience))
-        num_batches = min(entries(self.num_batches), default=num_classes)
+        self._check_enough(experience, len(self.classes))
+        stream, seen = getattr(experience, "origin_stream", ()), set[Group]()
+        for each in stream if hasattr(stream, "__len__") else ():
+            self._check_enough(each, len(seen))
+            seen |= groups_of(each.dataset).keys()
+
+    def _check_enough(self, experience: Any, num_classes: int) -> None:
+        assert self.num_batches is not None
+        num_batches = entry_of(self.num_batches, experience) if num_classes else 0
         if num_batches * self.options.batch_size < num_classes:
             raise ValueError(
                 f"num_batches={num_batches} batches of {self.options.batch_size} impressions are too few for the "
-                f"{num_classes} classes of the stream; take more, or give images_per_class"
+                f"{num_classes} classes before experience {experience.current_experience}; take more, or give "
+                "images_per_class"
             )
 
     def _num_images(self, strategy: Any) -> int:

@@ -41,6 +41,13 @@ class PretrainingPlugin(SupervisedPlugin):
         with atomic_path(Path(self.save_to) / WEIGHTS_FILE) as partial:
             save_file(state, partial)
 
+    def checkpoint_state(self) -> dict[str, Any]:
+        """Nothing of it belongs into a checkpoint: the folder may be another one after a resume."""
+        return {}
+
+    def load_checkpoint_state(self, state: dict[str, Any]) -> None:
+        """Nothing to restore."""
+
 
 def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Loads the weights of a network of :mod:`clpack.models`, but for its head, into one of the same kind.

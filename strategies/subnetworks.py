@@ -193,6 +193,14 @@ class SubnetworkPlugin(SupervisedPlugin):
         if self.pretrained_path is not None:
             load_weights(network, self.pretrained_path)
 
+    def checkpoint_state(self) -> dict[str, Any]:
+        """Returns all but the path of pre-trained weights, which may be another one after a resume."""
+        return {name: value for name, value in vars(self).items() if name != "pretrained_path"}
+
+    def load_checkpoint_state(self, state: dict[str, Any]) -> None:
+        """Goes on from a saved state."""
+        vars(self).update(state)
+
     def _leave_view(self) -> None:
         if self._view is not None:
             self._view.__exit__(None, None, None)

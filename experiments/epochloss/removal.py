@@ -38,8 +38,7 @@ def removal_table(
         stream: with natural images in every task.
         presets: its presets; ``"smoke"`` has only what comes on top of the usual one.
         pretrained: whether the first task starts from weights trained on Tiny-ImageNet. Default: False.
-        pretrained: bool = False,
-    references: values to compare with.
+        references: values to compare with.
     """
     smoke = {"rows": smoke_rows(), "columns": ("40 %",)}
     return Experiment(

@@ -41,8 +41,7 @@ def substitution_table(
         n_tasks: its number of tasks.
         presets: its presets; ``"smoke"`` has only what comes on top of the usual one.
         pretrained: whether the first task starts from weights trained on Tiny-ImageNet. Default: False.
-        pretrained: bool = False,
-    references: values to compare with.
+        references: values to compare with.
     """
     removals = [("No removal", None), *((method, percent) for percent in PERCENTS for method in METHODS[1:])]
     smoke = {"rows": smoke_rows(40), "columns": ("1 synthetic",)}

@@ -207,6 +207,27 @@ def test_figures_start_from_the_weights_of_the_pretraining_table(preset):
     assert cells[0].stream.options["seed"] == 5
     assert cells[0].sources[0].stream == pretraining.stream  # it is another stream
     assert cells[0].sources[0].strategy.options["patience"] == 10
+    with pytest.raises(ValueError, match="unknown setting 'stream.subset'"):
+        tables.get("epochloss/figure2").cells(preset="short", overrides={"stream.subset": False})
+
+
+PRETRAINED = Experiment(
+    "test/pretrained",
+    "",
+    "",
+    (row("EpochLoss", attacked=False, pretrained=True),),
+    TABLE.columns,
+    (1,),
+    presets={
+        "small": {
+            "source.stream": "SplitDigits",
+            "source.model": "MLP",
+            "source.model.hidden_sizes": [16],
+            "source.train_epochs": 1,
+        }
+    },
+    metrics=("learning_accuracy",),
+)
 
 
 def test_a_cell_starts_from_pretrained_weights(tmp_path, monkeypatch):
@@ -218,25 +239,8 @@ def test_a_cell_starts_from_pretrained_weights(tmp_path, monkeypatch):
 
     original = subnetworks.load_weights
     monkeypatch.setattr(subnetworks, "load_weights", load_weights)
-    table = Experiment(
-        "test/pretrained",
-        "",
-        "",
-        (row("EpochLoss", attacked=False, pretrained=True),),
-        TABLE.columns,
-        (1,),
-        presets={
-            "small": {
-                "source.stream": "SplitDigits",
-                "source.model": "MLP",
-                "source.model.hidden_sizes": [16],
-                "source.train_epochs": 1,
-            }
-        },
-        metrics=("learning_accuracy",),
-    )
-    (config,) = table.cells(preset="small")
-    summary = run_experiment(table, preset="small", out=tmp_path)
+    (config,) = PRETRAINED.cells(preset="small")
+    summary = run_experiment(PRETRAINED, preset="small", out=tmp_path)
     assert [outcome.status for outcome in summary.outcomes] == ["done"] * 2, summary
     weights = tmp_path / "cells" / config.sources[0].key() / "pretrained" / "weights.safetensors"
     ((path, start),) = loaded
@@ -248,9 +252,33 @@ def test_a_cell_starts_from_pretrained_weights(tmp_path, monkeypatch):
 
     weights.unlink()
     (tmp_path / "cells" / config.key() / "result.json").unlink()
-    summary = run_experiment(table, preset="small", out=tmp_path)
+    summary = run_experiment(PRETRAINED, preset="small", out=tmp_path)
     (failed,) = summary.with_status("failed")
     assert "weights.safetensors is missing" in failed.reason
+
+
+def test_pretrained_cells_resume_in_a_folder_that_was_moved(tmp_path, monkeypatch):
+    n_iterations = 0
+
+    def stop(self, strategy, **kwargs):
+        nonlocal n_iterations
+        n_iterations += 1
+        if n_iterations in (20, 60):  # in the pre-training, and in the scoring of the first task
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cell._ProgressPlugin, "after_training_iteration", stop)
+        for number in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                run_experiment(PRETRAINED, preset="small", out=tmp_path / str(number), checkpoint_every=4)
+            (tmp_path / str(number)).rename(tmp_path / str(number + 1))
+    run_experiment(PRETRAINED, preset="small", out=tmp_path / "2", checkpoint_every=4)
+    run_experiment(PRETRAINED, preset="small", out=tmp_path / "whole")
+    assert n_iterations == 60
+    (config,) = PRETRAINED.cells(preset="small")
+    resumed, whole = (ResultStore(tmp_path / name).result(config.key())["result"] for name in ("2", "whole"))
+    assert json.dumps(resumed) == json.dumps(whole)
+    assert not (tmp_path / "0").exists()
 
 
 @pytest.mark.skipif(not os.environ.get("CLPACK_DATA"), reason="set CLPACK_DATA to the dataset root to use real data")

@@ -204,6 +204,21 @@ def test_plan_of_a_preset_stands_beside_that_of_the_paper(cell, tmp_path):
     assert [plan["name"] for plan in ResultStore(tmp_path).plans()] == ["test/table", "test/table.smoke"]
 
 
+def test_chosen_rows_join_those_that_were_chosen_before(cell, tmp_path):
+    def planned():
+        (plan,) = ResultStore(tmp_path).plans()
+        return [(entry["row"], entry["settings"]["seed"]) for entry in plan["cells"]]
+
+    run_experiment(TABLE, rows=["Replay"], out=tmp_path)
+    assert planned() == [("Replay", 1), ("Replay", 2)]
+    run_experiment(TABLE, rows=["SGD"], columns=["Digits"], out=tmp_path)
+    assert planned() == [("SGD", 1), ("SGD", 2), ("Replay", 1), ("Replay", 2)]
+    assert sorted(cell.calls) == [("Naive", 1), ("Naive", 2), ("Replay", 1), ("Replay", 2)]
+    run_experiment(TABLE, rows=["SGD"], out=tmp_path / "other")
+    run_experiment(TABLE, out=tmp_path / "other")
+    assert len(ResultStore(tmp_path / "other").plans()[0]["cells"]) == 4
+
+
 def test_what_a_run_prints_goes_to_a_file(cell, tmp_path, capsys):
     summary = run_experiment(TABLE, seeds=[1], out=tmp_path)
     log = ResultStore(tmp_path).folder(summary.outcomes[0].key) / "console.txt"

@@ -326,8 +326,14 @@ def test_errors_come_before_training(digits, shuffled, make_model):
     empty = dataset_benchmark([first.dataset.subset([])], [first.dataset])
     with pytest.raises(ValueError, match="experience 0 is empty, expected at least one sample"):
         naive(Net(), [plugin]).train(empty.train_stream[0])
-    with pytest.raises(ValueError, match="1 batches of 5 impressions are too few for the 6 classes of the stream"):
-        naive(Net(), [ClassImpressionPlugin(num_batches=1, batch_size=5)]).train(first)
+    message = "num_batches=1 batches of 3 impressions are too few for the 4 classes before experience 2"
+    for too_few in (1, [1, 1], [2, 1]):
+        with pytest.raises(ValueError, match=message):
+            naive(Net(), [ClassImpressionPlugin(num_batches=too_few, batch_size=3)]).train(first)
+    naive(Net(), [ClassImpressionPlugin(num_batches=[1, 2], batch_size=3)]).train(first)
+    for options, wrong in (({"tv_l2": "0.1"}, "tv_l2 .* a number"), ({"num_batches": [2.5]}, "num_batches .* an int")):
+        with pytest.raises(TypeError, match=wrong):
+            ClassImpressionPlugin(**options)
     for order in ([0, 1], [1, 0]):
         plugins = [ClassImpressionPlugin(synthetic_fraction=0.5), ReplayPlugin(20)]
         with pytest.raises(ValueError, match="ReplayPlugin mixes a memory in; leave one of them out"):
