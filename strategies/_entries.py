@@ -25,8 +25,10 @@ def check_number(
     """Raises unless ``value`` is a finite number, or an integer, of at least ``minimum`` and in ``interval``."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral if integer else numbers.Real):
         raise TypeError(f"{name} must be {'an integer' if integer else 'a number'}, got {value!r}")
-    if not math.isfinite(value) or (minimum is not None and value < minimum):
-        raise ValueError(f"{name} must be {'finite' if minimum is None else f'at least {minimum}'}, got {value}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}")
+    if minimum is not None and value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {value}")
     if interval is not None and not _is_in(interval, value):
         raise ValueError(f"{name} must be in {interval}, got {value}")
 
@@ -122,6 +124,7 @@ class StrategyInfo:
             arguments for.
         optimizer: the default optimizer.
         prunes: whether it chooses the samples to train on, which only one of several joined may do.
+        excludes: names of strategies that it cannot be joined with.
         parts: the strategies that this one joins; empty for one that stands alone.
     """
 
@@ -135,6 +138,7 @@ class StrategyInfo:
     mapping: str = ""
     optimizer: str = OPTIMIZER
     prunes: bool = False
+    excludes: tuple[str, ...] = ()
     parts: tuple[StrategyInfo, ...] = ()
 
     def __str__(self) -> str:
@@ -215,7 +219,7 @@ STRATEGIES = {
             "lowers the learning rate from experience to experience; for networks with dropout",
             "S. Mirzadeh et al., Understanding the Role of Training Regimes in Continual Learning, NeurIPS 2020, "
             f"arXiv:2006.06958; as in {_TAG}",
-            {"gamma": Option(0.9, minimum=0), "min_lr": Option(5e-5, minimum=0)},
+            {"gamma": Option(0.9, interval="(0, 1]"), "min_lr": Option(5e-5, minimum=0)},
             plugin="clpack.strategies.stable_sgd:StableSGDPlugin",
         ),
         StrategyInfo(
@@ -225,7 +229,7 @@ STRATEGIES = {
             {
                 "ewc_lambda": Option(1.0, minimum=0),
                 "fisher_samples": Option(200, minimum=1),
-                "max_norm": Option(100.0, minimum=0),
+                "max_norm": Option(100.0, interval="(0, inf)"),
                 "seed": Option(0),
             },
             plugin="clpack.strategies.tag_baselines:RunningEWCPlugin",
@@ -415,6 +419,7 @@ STRATEGIES = {
             template="clpack.strategies.ccsi:CCSI",
             plugin="clpack.strategies.impressions:ClassImpressionPlugin",
             mapping="impressions",
+            excludes=("RunningEWC", "RingAGEM", "ReservoirER"),  # they want the loss on batches of their own
         ),
     )
 }

@@ -12,6 +12,8 @@ from avalanche.training.plugins import ReplayPlugin
 from avalanche.training.storage_policy import ClassBalancedBuffer, ExperienceBalancedBuffer, ReservoirSamplingBuffer
 from torch import Tensor
 
+from ._entries import check_number
+
 __all__ = ["AGEMPlugin", "replay"]
 
 _POLICIES: dict[str, Any] = {
@@ -28,7 +30,16 @@ def replay(mem_size: int, batch_size_mem: int | None = None, policy: str = "expe
         mem_size: samples stored.
         batch_size_mem: stored samples in a mini-batch. Default: as many as new ones.
         policy: ``"experience_balanced"``, Avalanche's default, ``"class_balanced"`` or ``"reservoir"``.
+
+    Raises:
+        ValueError: if a number is not positive, or there is no such policy.
+        TypeError: if a number is not an integer.
     """
+    check_number("mem_size", mem_size, integer=True, minimum=1)
+    if batch_size_mem is not None:
+        check_number("batch_size_mem", batch_size_mem, integer=True, minimum=1)
+    if policy not in _POLICIES:
+        raise ValueError(f"policy must be one of {', '.join(map(repr, _POLICIES))}, got {policy!r}")
     return ReplayPlugin(mem_size, batch_size_mem=batch_size_mem, storage_policy=_POLICIES[policy](mem_size))
 
 
@@ -45,14 +56,12 @@ class AGEMPlugin(AvalancheAGEMPlugin):
 
     Raises:
         ValueError: if either is not positive.
+        TypeError: if either is not an integer.
     """
 
     def __init__(self, patterns_per_experience: int, sample_size: int) -> None:
-        if patterns_per_experience < 1 or sample_size < 1:
-            raise ValueError(
-                "patterns_per_experience and sample_size must be positive, "
-                f"got {patterns_per_experience} and {sample_size}"
-            )
+        check_number("patterns_per_experience", patterns_per_experience, integer=True, minimum=1)
+        check_number("sample_size", sample_size, integer=True, minimum=1)
         super().__init__(patterns_per_experience, sample_size)
 
     def update_memory(self, dataset: Any, **kwargs: Any) -> None:

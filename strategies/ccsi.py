@@ -32,12 +32,13 @@ from clpack.synthesis import (
     margin_ranking_loss,
 )
 
-from ._by_experience import check_entries, entries, entry_of
+from ._by_experience import check_entries, check_numbers, entries, entry_of
 from ._held_out import HeldOutPlugin
 from ._inversion import evaluation_batches
 from .data import SAMPLE_ID, dataset_field
 from .heads import IncrementalCosineClassifier, with_head
 from .impressions import ClassImpressionPlugin, Preset
+from .tag_baselines import ReservoirERPlugin, RingAGEMPlugin, RunningEWCPlugin
 from .templates import Template
 
 __all__ = ["CCSI"]
@@ -113,15 +114,16 @@ class CCSI(Template):
         eval_mb_size: samples per evaluation batch, ``None`` for ``train_mb_size``.
         device: where the model is trained.
         autocast: ``torch.bfloat16`` for mixed precision; synthesis is in full precision.
-        plugins: further Avalanche plugins, which come first; the list is copied.
+        plugins: further Avalanche plugins, which come first; the list is copied. ``RunningEWCPlugin``,
+            ``RingAGEMPlugin`` and ``ReservoirERPlugin`` do not go with CCSI.
         evaluator: as in every Avalanche strategy.
         eval_every: as in every Avalanche strategy.
         peval_mode: as in every Avalanche strategy.
         base_kwargs: passed on to Avalanche's template.
 
     Raises:
-        ValueError: if an argument is out of range; in training, see the plugin, and if a sequence is not as long as
-            the stream asks for, or the benchmark lacks a stream.
+        ValueError: if an argument is out of range, or one of ``plugins`` does not go with CCSI; in training, see the
+            plugin, and if a sequence is not as long as the stream asks for, or the benchmark lacks a stream.
         TypeError: if there is no such argument, or the model has not what is needed.
     """
 
@@ -163,6 +165,12 @@ class CCSI(Template):
         peval_mode: str = "epoch",
         **base_kwargs: Any,
     ) -> None:
+        for other in plugins or []:
+            if isinstance(other, RunningEWCPlugin | RingAGEMPlugin | ReservoirERPlugin):
+                raise ValueError(
+                    f"{type(other).__name__} needs the loss on a batch of its own, but that of CCSI is made for the "
+                    "training batch, with its unlabeled images; leave the plugin out"
+                )
         plugin = ClassImpressionPlugin(
             preset=preset, seed=seed, save_to=save_to, synthetic_fraction=synthetic_fraction, **(impressions or {})
         )
@@ -177,6 +185,8 @@ class CCSI(Template):
                 raise ValueError(f"{name} must not be negative, got {value}")
         if num_negatives < 1:
             raise ValueError(f"num_negatives must be positive, got {num_negatives}")
+        for name, values in (("temperature", temperature), ("rho", rho)):
+            check_numbers(name, values)
         if not all(value > 0 for value in entries(temperature)):
             raise ValueError(f"temperature must be positive, got {temperature}")
         if not all(0 <= value <= 1 for value in entries(rho)):

@@ -42,8 +42,8 @@ def describe(name: str) -> StrategyInfo:
 
     Raises:
         ValueError: if there is no strategy of this name, or those joined do not go together: one comes twice, two have
-            an option of the same name other than ``seed``, or two have a template, an optimizer or a choice of samples
-            of their own.
+            an option of the same name other than ``seed``, two have a template, an optimizer or a choice of samples of
+            their own, or one excludes another.
     """
     parts = []
     for part in name.split("+"):
@@ -196,6 +196,10 @@ def _join(name: str, parts: tuple[StrategyInfo, ...]) -> StrategyInfo:
             if claim in owners:
                 raise ValueError(f"{name}: both {owners[claim]} and {part.name} have {claim}; take one of them")
             owners[claim] = part.name
+    for part in parts:
+        for other in parts:
+            if other.name in part.excludes:
+                raise ValueError(f"{name}: {part.name} cannot be joined with {other.name}; take one of them")
     return StrategyInfo(
         name,
         "; ".join(part.summary for part in parts),

@@ -17,6 +17,7 @@ from avalanche.core import SupervisedPlugin
 from avalanche.training.plugins.evaluation import EvaluationPlugin, default_evaluator
 from torch import Tensor, nn
 
+from ._entries import check_number
 from .templates import Template
 
 __all__ = ["StableSGD", "StableSGDPlugin"]
@@ -27,6 +28,7 @@ class StableSGDPlugin(SupervisedPlugin):
 
     In the t-th experience that is trained, counted from 1, it is :math:`\max(\eta \gamma^t, \eta_{min})`, so the first
     one has :math:`\eta \gamma` already. Here :math:`\eta` is the learning rate of the optimizer at the first training.
+    Each part of an online stream counts as an experience.
     Dropout, the other half of the method, is an option of the network, such as
     :class:`clpack.models.ReducedResNet18`.
 
@@ -35,21 +37,22 @@ class StableSGDPlugin(SupervisedPlugin):
         min_lr: the smallest learning rate.
 
     Raises:
-        ValueError: if an argument is out of range.
+        ValueError: if an argument is out of range; in training, if the strategy has another plugin of this class.
+        TypeError: if an argument is not a number.
     """
 
     def __init__(self, gamma: float = 0.9, min_lr: float = 5e-5) -> None:
         super().__init__()
-        if not 0 < gamma <= 1:
-            raise ValueError(f"gamma must be in (0, 1], got {gamma}")
-        if min_lr < 0:
-            raise ValueError(f"min_lr must be at least 0, got {min_lr}")
+        check_number("gamma", gamma, interval="(0, 1]")
+        check_number("min_lr", min_lr, minimum=0)
         self.gamma = gamma
         self.min_lr = min_lr
         self._first_rates: list[float] = []
 
     def before_training(self, strategy: Any, **kwargs: Any) -> None:
         """Notes the first learning rate."""
+        if sum(isinstance(plugin, StableSGDPlugin) for plugin in strategy.plugins) > 1:
+            raise ValueError("the strategy has more than one StableSGDPlugin; drop yours, StableSGD brings one")
         if not self._first_rates:
             self._first_rates = [group["lr"] for group in strategy.optimizer.param_groups]
 
@@ -82,6 +85,7 @@ class StableSGD(Template):
 
     Raises:
         ValueError: if an option is out of range.
+        TypeError: if ``lr``, ``gamma`` or ``min_lr`` is not a number.
     """
 
     def __init__(
@@ -103,6 +107,7 @@ class StableSGD(Template):
         peval_mode: str = "epoch",
         **base_kwargs: Any,
     ) -> None:
+        check_number("lr", lr, interval="(0, inf)")
         super().__init__(
             model=model,
             optimizer=torch.optim.SGD(model.parameters(), lr),

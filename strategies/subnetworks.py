@@ -199,7 +199,7 @@ class SubnetworkPlugin(SupervisedPlugin):
 
     def load_checkpoint_state(self, state: dict[str, Any]) -> None:
         """Goes on from a saved state."""
-        vars(self).update(state)
+        self.__dict__.update(state)
 
     def _leave_view(self) -> None:
         if self._view is not None:

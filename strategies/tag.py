@@ -34,13 +34,15 @@ class TAGPlugin(SupervisedPlugin):
 
     The task of an experience is its task label; on a stream without distinct task labels (class- or
     domain-incremental) every experience is a task of its own. A label that returns resumes its task. Tasks are
-    numbered in the order in which they first appear.
+    numbered in the order in which they first appear. Experiences are told apart by their index, so one strategy must be
+    trained on one stream only: the first experience of another would resume the first task.
 
     The plugin neither reads nor replaces the data, so its place in the list of plugins does not matter.
 
     Attributes:
-        reports: for each finished task its weights in its last epoch, a float64 vector of shape ``(t + 1,)`` on the
-            CPU; the last entry is the weight of the task itself, :math:`e^{-b}`.
+        reports: for each finished task its weights in its last epoch, a float64 vector on the CPU with an entry for
+            each task seen by then: ``t + 1`` of them for task ``t``, or more if it returned later. Entry ``t`` is the
+            weight of the task itself: :math:`e^{-b}`, but 1 if no other task was finished.
     """
 
     def __init__(self) -> None:
@@ -61,6 +63,13 @@ class TAGPlugin(SupervisedPlugin):
             raise ValueError("the strategy has more than one TAGPlugin; drop yours, clpack.strategies.TAG brings one")
         if reset_optimizer_state:
             raise ValueError("reset_optimizer_state=True would erase the history of the tasks that TAG is made of")
+        progress = strategy.optimizer.progress
+        begun = len(progress["steps"]) if progress["begun"] else 0
+        if begun != len(self._tasks):
+            raise ValueError(
+                f"the optimizer has begun {begun} tasks, but this TAGPlugin {len(self._tasks)}, so it cannot be told "
+                "which is which; go on with a plugin and an optimizer that were trained together, or make both anew"
+            )
         self._remember(strategy)
 
     def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:

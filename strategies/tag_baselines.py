@@ -33,6 +33,9 @@ from torch import Tensor
 from clpack.modes import evaluation_mode
 from clpack.randomness import generator_for
 
+from ._entries import check_number
+from .data import dataset_field
+
 __all__ = ["ReservoirERPlugin", "RingAGEMPlugin", "RunningEWCPlugin"]
 
 
@@ -46,7 +49,7 @@ class RunningEWCPlugin(SupervisedPlugin):
     that is logged is without it.
 
     Weights that a step does not reach, those of another task's head, are not moved. Rows that a head gains later are
-    free.
+    free. Every experience that is trained counts as a task, and so does each part of an online stream.
 
     Args:
         ewc_lambda: weight of the penalty.
@@ -61,18 +64,17 @@ class RunningEWCPlugin(SupervisedPlugin):
 
     Raises:
         ValueError: if an argument is out of range.
+        TypeError: if an argument is not a number, or not an integer where one is needed.
     """
 
     def __init__(
         self, ewc_lambda: float = 1.0, *, fisher_samples: int = 200, max_norm: float = 100.0, seed: int = 0
     ) -> None:
         super().__init__()
-        if ewc_lambda < 0:
-            raise ValueError(f"ewc_lambda must be at least 0, got {ewc_lambda}")
-        if fisher_samples < 1:
-            raise ValueError(f"fisher_samples must be at least 1, got {fisher_samples}")
-        if not max_norm > 0:
-            raise ValueError(f"max_norm must be positive, got {max_norm}")
+        check_number("ewc_lambda", ewc_lambda, minimum=0)
+        check_number("fisher_samples", fisher_samples, integer=True, minimum=1)
+        check_number("max_norm", max_norm, interval="(0, inf)")
+        check_number("seed", seed, integer=True)
         self.ewc_lambda = ewc_lambda
         self.fisher_samples = fisher_samples
         self.max_norm = max_norm
@@ -132,6 +134,10 @@ class RingAGEMPlugin(SupervisedPlugin):
     As in the authors' program the network sees the current batch twice in each step, before and after the stored
     samples; this matters to the running statistics of normalization layers, and is left out for networks without them.
 
+    The parts of an online stream share the rings of the experience that they are from. An experience that returns after
+    another fills new ones. Experiences are told apart by their index, so one strategy must be trained on one stream
+    only: the experiences of another would take the places of those of the first.
+
     Args:
         examples_per_class: samples stored of each class of each experience.
         seed: of the choice of stored samples.
@@ -140,31 +146,43 @@ class RingAGEMPlugin(SupervisedPlugin):
         memory: the stored samples of each experience by its index: the columns of a mini-batch.
 
     Raises:
-        ValueError: if ``examples_per_class`` is not positive.
+        ValueError: if ``examples_per_class`` is not positive; in training, if the strategy has another plugin of this
+            class.
+        TypeError: if ``examples_per_class`` or ``seed`` is not an integer.
     """
 
     def __init__(self, examples_per_class: int = 1, *, seed: int = 0) -> None:
         super().__init__()
-        if examples_per_class < 1:
-            raise ValueError(f"examples_per_class must be at least 1, got {examples_per_class}")
+        check_number("examples_per_class", examples_per_class, integer=True, minimum=1)
+        check_number("seed", seed, integer=True)
         self.examples_per_class = examples_per_class
         self.seed = seed
         self.memory: dict[int, list[Tensor]] = {}
+        self._index = -1  # of the experience that the rings are of
         self._others: list[Tensor] = []  # the samples of the other experiences
         self._ring: list[Tensor] = []  # those of this one, and a row for what is not kept
         self._classes = torch.empty(0, dtype=torch.int64)
         self._seen = torch.empty(0, dtype=torch.int64)  # samples seen of each class
         self._generator = torch.Generator()
         self._reference: tuple[Tensor, ...] = ()
+        self._sees_twice = False  # whether the network has running statistics
+
+    def before_training(self, strategy: Any, **kwargs: Any) -> None:
+        """Checks that there is no other plugin of this class."""
+        if sum(isinstance(plugin, RingAGEMPlugin) for plugin in strategy.plugins) > 1:
+            raise ValueError("the strategy has more than one RingAGEMPlugin; leave the others out")
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Empties the rings, and joins the memory of the other experiences."""
-        experience = strategy.experience
-        columns = [memory for index, memory in self.memory.items() if index != experience.current_experience]
+        """Empties the rings, unless they are of this experience, and joins the memory of the other experiences."""
+        experience = getattr(strategy.experience, "origin_experience", strategy.experience)  # of an online stream
+        index = experience.current_experience
+        columns = [memory for other, memory in self.memory.items() if other != index]
         self._others = [torch.cat(column) for column in zip(*columns, strict=True)]
-        self._classes = torch.tensor(sorted(experience.classes_in_this_experience), device=strategy.device)
-        self._seen = torch.zeros_like(self._classes)
-        self._ring = []
+        if index != self._index:
+            self._index, self._ring = index, []
+            self._classes = dataset_field(experience.dataset, "targets").unique().to(strategy.device)
+            self._seen = torch.zeros_like(self._classes)
+        self._sees_twice = _has_running_statistics(strategy.model)
 
     def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
         """Starts the random stream of the epoch."""
@@ -173,7 +191,7 @@ class RingAGEMPlugin(SupervisedPlugin):
     def before_forward(self, strategy: Any, **kwargs: Any) -> None:
         """Stores the batch, and takes the reference gradient."""
         self._store(strategy.mbatch)
-        if _has_running_statistics(strategy.model):
+        if self._sees_twice:
             with torch.no_grad():
                 strategy.forward()
         if self._others:
@@ -201,8 +219,8 @@ class RingAGEMPlugin(SupervisedPlugin):
         places = torch.arange(self.examples_per_class, device=self._seen.device)
         filled = (places < self._seen.unsqueeze(1)).flatten().nonzero().flatten()
         if len(filled):
-            self.memory[strategy.experience.current_experience] = [column[filled] for column in self._ring]
-        self._others, self._ring = [], []
+            self.memory[self._index] = [column[filled] for column in self._ring]
+        self._others = []
 
     def _store(self, batch: list[Tensor]) -> None:
         targets, places = batch[1], self.examples_per_class
@@ -226,7 +244,8 @@ class ReservoirERPlugin(SupervisedPlugin):
     From the second experience on, each step draws as many stored samples as a training batch has, without replacement
     and from the whole memory, the current experience included (all if it has fewer). Their mean loss is *added* to
     that of the batch. Then the batch goes into the reservoir, in which, once it is full, a new sample takes the place
-    of a stored one with the probability that leaves all samples seen so far the same chance.
+    of a stored one with a probability that leaves all samples seen so far about the same chance: that of the first
+    sample of its batch. Each part of an online stream counts as an experience.
 
     Args:
         mem_size: samples stored.
@@ -239,12 +258,13 @@ class ReservoirERPlugin(SupervisedPlugin):
 
     Raises:
         ValueError: if ``mem_size`` is not positive.
+        TypeError: if ``mem_size`` or ``seed`` is not an integer.
     """
 
     def __init__(self, mem_size: int = 200, *, seed: int = 0) -> None:
         super().__init__()
-        if mem_size < 1:
-            raise ValueError(f"mem_size must be at least 1, got {mem_size}")
+        check_number("mem_size", mem_size, integer=True, minimum=1)
+        check_number("seed", seed, integer=True)
         self.mem_size = mem_size
         self.seed = seed
         self.memory: list[Tensor] = []

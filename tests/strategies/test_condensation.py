@@ -811,18 +811,36 @@ class TestFiles:
         with pytest.raises(ValueError, match="is of another run"):
             CondensedBuffer(**{**options, "network": lambda: convnet(pooling="max")}).post_adapt(strategy, experience)
 
-    def test_training_on_the_memory_alone_is_not_preceded_by_condensation_again(self, make_stream, tmp_path):
+    @pytest.mark.parametrize(("method", "parts"), [("dm", 2), ("mtt", 1)])
+    def test_training_on_the_memory_alone_is_not_preceded_by_condensation_again(
+        self, make_stream, tmp_path, monkeypatch, method, parts
+    ):
         class Stop(SupervisedPlugin):
             def before_training_iteration(self, strategy, **kwargs):
                 raise Killed
 
         seen, experience = [], make_stream(5).train_stream[0]
-        options = {"memory_only": True, "save_to": tmp_path, "callbacks": [lambda progress: seen.append(progress)]}
+
+        def watch(progress):
+            seen.append(progress)
+            assert len(list(tmp_path.glob("experts_*/*"))) == (2 if method == "mtt" else 0)
+
+        def no_experts(*args, **options):
+            raise AssertionError("experts are trained again")
+
+        options = {"method": method, "memory_only": True, "save_to": tmp_path, "callbacks": [watch]}
         with pytest.raises(Killed):
             naive(plugin(**options), Stop()).train(experience)
-        assert len(seen) == 2 * FAST["iterations"]
+        assert len(seen) == parts * FAST["iterations"]
+        assert len(list(tmp_path.glob("condensation_*"))) == parts
+        assert not list(tmp_path.glob("experts_*"))
+        monkeypatch.setattr("clpack.condensation.trajectories.train_experts", no_experts)
+        if method == "mtt":
+            for other in ({"num_experts": 3}, {"expert_lr": 0.02}, {"expert_batch_size": 16}):
+                with pytest.raises(ValueError, match="is of another run"):
+                    naive(plugin(**options, **other)).train(experience)
         naive(plugin(**options)).train(experience)
-        assert len(seen) == 2 * FAST["iterations"]
+        assert len(seen) == parts * FAST["iterations"]
         assert not list(tmp_path.glob("condensation_*"))
 
 

@@ -208,6 +208,7 @@ def test_task_is_the_label_where_labels_tell_experiences_apart(make_stream, make
     assert strategy.optimizer.progress["finished"] == [0, 1]
     assert strategy.optimizer.progress["task"] == 0
     assert {task: len(report) for task, report in plugin.reports.items()} == {0: 2, 1: 2}
+    assert plugin.reports[0][0].item() == pytest.approx(math.exp(-5), rel=1e-6)  # its own, now that there is another
     weights = plugin.task_weights()
     assert weights.isnan().tolist() == [[True, False], [False, True]]  # the first task came again after the second
     assert weights[0, 1] == plugin.reports[0][1]
@@ -225,6 +226,7 @@ def test_alpha_reaches_every_logger(make_stream, make_model):
     reports = strategy.plugins[0].reports
     assert [recorder.values[name] for name in names] == [reports[t][p].item() for t in range(5) for p in range(t)]
     assert all(math.exp(-2) <= recorder.values[name] <= math.exp(2) for name in names)
+    assert reports[0].tolist() == [1.0]
     assert reports[4][4].item() == pytest.approx(math.exp(-2), rel=1e-6)
     assert names[-1] in text.getvalue()
     assert set(names) <= set(evaluator.get_all_metrics())
@@ -248,6 +250,27 @@ def test_plugins_of_the_caller_are_not_touched(make_model):
     plugins = []
     TAG(model=make_model(), lr=0.1, plugins=plugins, evaluator=None)
     assert plugins == []
+
+
+def test_optimizer_and_plugin_belong_together(make_stream, make_model):
+    stream, model = make_stream(5).train_stream, make_model()
+
+    def naive(optimizer, plugin):
+        return Naive(model=model, optimizer=optimizer, train_mb_size=32, evaluator=None, plugins=[plugin])
+
+    optimizer, plugin = TAGOptimizer(model.parameters(), 0.001), TAGPlugin()
+    for experience in stream[:2]:
+        naive(optimizer, plugin).train(experience)  # another strategy may go on with both
+    assert optimizer.progress["finished"] == [0, 1]
+    with pytest.raises(
+        ValueError, match=r"the optimizer has begun 2 tasks, but this TAGPlugin 0, so it cannot be told"
+    ):
+        naive(optimizer, TAGPlugin()).train(stream[2])
+    with pytest.raises(
+        ValueError, match=r"the optimizer has begun 0 tasks, but this TAGPlugin 2, so it cannot be told"
+    ):
+        naive(TAGOptimizer(model.parameters(), 0.001), plugin).train(stream[2])
+    assert optimizer.progress["finished"] == [0, 1]
 
 
 def test_bad_input(make_stream, make_model):
