@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
+from matplotlib.colors import Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -32,6 +33,9 @@ __all__ = [
 ]
 
 _INK = "#010203"  # replaced by currentColor in the SVG
+_COLORS = tuple(f"C{index}" for index in range(10))
+_DASHES = ("-", "--", ":")
+_N_LINES = len(_COLORS) * len(_DASHES)  # that can be told apart
 _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "clpack",
@@ -111,8 +115,11 @@ def learning_curves(table: Table, column: str) -> str | None:
     """Draws the running average accuracy over the experiences, mean and standard deviation band, a line per row.
 
     Returns:
-        SVG text; None if nothing of the column is finished, or it has a single experience.
+        SVG text; None if nothing of the column is finished, it has a single experience, or there are more rows than
+        lines that can be told apart.
     """
+    if len(table.rows) > _N_LINES:
+        return None
     curves = {row: _stack(table, row, column, "learning_curve") for row in table.rows}
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(7.2, 3.6), layout="constrained")
@@ -126,7 +133,7 @@ def learning_curves(table: Table, column: str) -> str | None:
         axes.set_ylabel("running average accuracy (%)")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(axis="y", color=_INK, alpha=0.12, linewidth=0.6)
-        figure.legend(loc="outside right upper", frameon=False)
+        _legend(figure, axes)
         return _svg(figure, f"Learning curves on {column}")
 
 
@@ -136,8 +143,10 @@ def metric_curves(table: Table, metric: str, stream: str) -> str | None:
     A row whose cells are the same in all of these columns is a horizontal line.
 
     Returns:
-        SVG text; None if nothing of the columns is finished.
+        SVG text; None if nothing of the columns is finished, or there are more rows than lines that can be told apart.
     """
+    if len(table.rows) > _N_LINES:
+        return None
     columns = table.curves[stream]
     xs = np.array([table.plan["x"][column] for column in columns], dtype=float)
     with matplotlib.rc_context(_STYLE):
@@ -155,7 +164,7 @@ def metric_curves(table: Table, metric: str, stream: str) -> str | None:
         axes.set_xlabel(table.plan["x_label"])
         axes.set_ylabel(f"{METRICS[metric].label.lower()} ({METRICS[metric].unit})")
         axes.grid(axis="y", color=_INK, alpha=0.12, linewidth=0.6)
-        figure.legend(loc="outside right upper", frameon=False)
+        _legend(figure, axes)
         return _svg(figure, f"{METRICS[metric].label} on {stream}")
 
 
@@ -177,9 +186,9 @@ def confusion_matrices(table: Table, column: str) -> str | None:
     Returns:
         SVG text; None if no cell of the column has recorded it.
     """
-    stacks = {row: _stack(table, row, column, "confusion_matrix") for row in table.rows}
+    stacks = {row: _stack(table, row, column, "confusion_matrix", scale=1) for row in table.rows}
     matrices = {
-        row: 100 * (runs / runs.sum(2, keepdims=True)).mean(0) for row, runs in stacks.items() if runs is not None
+        row: (100 * runs / runs.sum(2, keepdims=True)).mean(0) for row, runs in stacks.items() if runs is not None
     }
     names = {"x": "taken for class", "y": "class", "color": "share of the class (%)"}
     return _matrices(matrices, names, f"Confusion matrices on {column}", first=0) if matrices else None
@@ -189,15 +198,16 @@ def task_weights(table: Table, column: str) -> str | None:
     """Draws the weight alpha that TAG gave each earlier task in the last epoch of each task, averaged over the seeds.
 
     Returns:
-        SVG text; None if no cell of the column ran TAG on two tasks or more.
+        SVG text; None if no cell of the column has such a weight, as without TAG or with a single task.
     """
-    stacks = {row: _stack(table, row, column, "task_weights") for row in table.rows}
-    matrices = {row: runs.mean(0).T / 100 for row, runs in stacks.items() if runs is not None and runs.shape[1] > 1}
+    stacks = {row: _stack(table, row, column, "task_weights", scale=1) for row in table.rows}
+    matrices = {row: runs.mean(0).T for row, runs in stacks.items() if runs is not None}
+    matrices = {row: matrix for row, matrix in matrices.items() if not np.isnan(matrix).all()}
     if not matrices:
         return None
     names = {"x": "while training task", "y": "earlier task", "color": "weight \N{GREEK SMALL LETTER ALPHA}"}
-    top = max(float(np.nanmax(matrix)) for matrix in matrices.values())
-    return _matrices(matrices, names, f"Task weights of TAG on {column}", scale=(0, top), digits=1)
+    top = max(2.0, *(float(np.nanmax(matrix)) for matrix in matrices.values()))
+    return _matrices(matrices, names, f"Task weights of TAG on {column}", scale=(0, top), center=1, digits=1)
 
 
 def _matrices(
@@ -207,6 +217,7 @@ def _matrices(
     *,
     first: int = 1,
     scale: tuple[float, float] = (0, 100),
+    center: float | None = None,
     digits: int = 0,
 ) -> str:
     """Draws square matrices side by side on one color scale.
@@ -217,10 +228,13 @@ def _matrices(
         label: of the picture.
         first: number of the first row and column.
         scale: the values at the ends of the color scale.
+        center: the value in the middle of the color scale, which then has two colors, below and above it. Default:
+            None, one scale from end to end.
         digits: behind the point, of the values in the cells.
     """
     width = min(4, len(matrices))
     height = -(-len(matrices) // width)
+    norm = Normalize(*scale) if center is None else TwoSlopeNorm(center, *scale)
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(0.6 + 2.3 * width, 0.3 + 2.5 * height), layout="constrained")
         grid = figure.subplots(height, width, squeeze=False)
@@ -229,17 +243,20 @@ def _matrices(
         for axes, (row, matrix) in zip(grid.flat, matrices.items(), strict=False):
             low, high = first - 0.5, first + len(matrix) - 0.5
             extent = (low, high, high, low)
-            image = axes.imshow(matrix, vmin=scale[0], vmax=scale[1], cmap="viridis", extent=extent)
+            image = axes.imshow(matrix, norm=norm, cmap="viridis" if center is None else "RdBu_r", extent=extent)
             axes.set_title(row)
             for axis in (axes.xaxis, axes.yaxis):
                 axis.set_major_locator(MaxNLocator(nbins=6, integer=True))
             axes.tick_params(length=0)
             axes.spines[:].set_visible(False)
             if len(matrix) <= 10:
-                _annotate(axes, matrix, first, digits, bright=scale[0] + 0.6 * (scale[1] - scale[0]))
+                _annotate(axes, image, matrix, first, digits)
         figure.supxlabel(names["x"], fontsize=9)
         figure.supylabel(names["y"], fontsize=9)
-        figure.colorbar(image, ax=grid, label=names["color"], shrink=0.8, aspect=30).outline.set_visible(False)
+        bar = figure.colorbar(image, ax=grid, label=names["color"], shrink=0.8, aspect=30, format=f"%.{digits}f")
+        bar.outline.set_visible(False)
+        if center is not None:
+            bar.set_ticks((scale[0], center, scale[1]))
         return _svg(figure, label)
 
 
@@ -273,7 +290,7 @@ def training_curves(table: Table, column: str) -> str | None:
             axes.grid(axis="y", color=_INK, alpha=0.12, linewidth=0.6)
         figure.supxlabel("epochs", fontsize=9)
         figure.supylabel("accuracy on training samples (%)", fontsize=9)
-        figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
+        _legend(figure, grid.flat[0])
         return _svg(figure, f"Accuracy on training samples on {column}")
 
 
@@ -305,25 +322,38 @@ _BY_COLUMN: Mapping[tuple[str, str], Callable[[Table, str], str | None]] = {
 
 def _curve(axes: Any, index: int, label: str, x: Any, mean: Any, std: Any, marker: str = "o") -> None:
     """Draws one line with its band, in the color and dashes of the ``index``-th row."""
-    color, dashes = f"C{index % 10}", ("-", "--", ":")[index // 10 % 3]
+    color, dashes = _COLORS[index % len(_COLORS)], _DASHES[index // len(_COLORS) % len(_DASHES)]
     axes.plot(x, mean, dashes, color=color, label=label, marker=marker, markersize=3, linewidth=1.6)
     axes.fill_between(x, mean - std, mean + std, color=color, alpha=0.15, linewidth=0)
 
 
-def _annotate(axes: Any, matrix: np.ndarray[Any, Any], first: int, digits: int, *, bright: float) -> None:
+def _legend(figure: Figure, axes: Any) -> None:
+    """Names the lines of some axes beside them, and makes the figure as high as that takes."""
+    legend = figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False)
+    height = legend.get_window_extent().height / figure.dpi
+    margin = legend.borderaxespad * legend.prop.get_size_in_points() / 72
+    figure.set_figheight(max(figure.get_figheight(), height + 2 * margin))
+
+
+def _annotate(axes: Any, image: Any, matrix: np.ndarray[Any, Any], first: int, digits: int) -> None:
+    """Writes the values of a matrix into its picture, in black on light colors and in white on dark ones."""
+    luminance = image.to_rgba(matrix)[:, :, :3] @ (0.299, 0.587, 0.114)
     for i, row in enumerate(matrix):
         for j, value in enumerate(row):
             if not np.isnan(value):
-                text, color = f"{value:.{digits}f}", "black" if value > bright else "white"
+                text, color = f"{value:.{digits}f}", "black" if luminance[i, j] > 0.5 else "white"
                 size = 8 if len(matrix) <= 6 else 6
                 axes.text(j + first, i + first, text, ha="center", va="center", color=color, fontsize=size)
 
 
-def _stack(table: Table, row: str, column: str, name: str) -> np.ndarray[Any, Any] | None:
-    """Returns a field of the finished cells in percent, seeds first, NaN where it is undefined; None without any."""
+def _stack(table: Table, row: str, column: str, name: str, scale: float = 100) -> np.ndarray[Any, Any] | None:
+    """Returns ``scale`` times a field of the finished cells, seeds first; None without any.
+
+    It is NaN where it is undefined. The default scale makes percent of fractions.
+    """
     cells = [cell.content["result"] for cell in table.at(row, column) if cell.content is not None]
     runs = [result[name] for result in cells if name in result]
-    return 100 * np.array(runs, dtype=float) if runs else None  # None becomes NaN
+    return scale * np.array(runs, dtype=float) if runs else None  # None becomes NaN
 
 
 def _slug(text: str) -> str:

@@ -245,7 +245,6 @@ class Table:
     def notes(self) -> list[str]:
         """Returns what a reader has to know about the numbers, one sentence or two per note."""
         seeds = ", ".join(map(str, self.seeds))
-        finished = sum(cell.status == "finished" for cell in self.cells)
         spread = "Mean ± population standard deviation over" if len(self.seeds) > 1 else "One run each,"
         bounds = [row for row in self.plan["upper_bounds"] if row in self.rows]
         aside = f" ({', '.join(bounds)} aside)" if bounds else ""
@@ -257,6 +256,12 @@ class Table:
         data = {cell.content["result"]["data"].get("description") for cell in self.cells if cell.content is not None}
         if data - {None}:
             notes.append(f"Data: {'; '.join(sorted(data - {None}))}.")
+        return [*notes, *self.reservations()]
+
+    def reservations(self) -> list[str]:
+        """Returns what keeps the numbers from being those of the full protocol, one sentence per note."""
+        finished = sum(cell.status == "finished" for cell in self.cells)
+        notes = []
         if self.plan["preset"] != "paper":
             notes.append(f"Preset {self.plan['preset']!r}, not the full protocol.")
         if self.plan["overrides"]:

@@ -1,4 +1,4 @@
-"""Naive optimizers against their TAG versions on permuted digits, and the upper bound: TAG's check in seconds.
+"""Naive optimizers against their TAG versions on permuted digits: TAG's check in seconds.
 
 Eight tasks: scikit-learn's digits, each task with its pixels in another fixed order, labels offset by ten; task labels
 are known, and logits of other tasks are masked. The learning rates are the best of a small grid on the test metric, for
@@ -6,6 +6,7 @@ all methods alike, so the numbers compare methods and do not estimate what a new
 """
 
 from clpack.experiments.config import Column, Component, Experiment, Reference, Row
+from clpack.experiments.tag.protocol import METRICS, PAPER
 
 _SOURCE = "the authors' code on the same stream"
 
@@ -18,8 +19,6 @@ _RESULTS = {  # accuracy in percent, forgetting as a fraction, learning accuracy
     "TAG-Adagrad": ((80.5, 1.1), (0.083, None), (87.7, None)),
     "TAG-Adam": ((77.3, 1.0), (0.103, None), (85.9, None)),
 }
-
-_METRICS = ("average_accuracy", "forgetting", "learning_accuracy")
 
 
 def _row(label: str, name: str, lr: float, **options: object) -> Row:
@@ -39,7 +38,7 @@ PERMUTED_DIGITS = Column(
 EXPERIMENT = Experiment(
     name="tag/digits",
     title="TAG on permuted digits",
-    paper="P. Malviya et al., Task-based Accumulated Gradients for Lifelong learning, CoLLAs 2022, arXiv:2105.05155",
+    paper=PAPER,
     rows=(
         _row("SGD", "Naive", 0.2),
         _row("RMSProp", "Naive", 0.001, optimizer="RMSprop"),
@@ -54,10 +53,10 @@ EXPERIMENT = Experiment(
     references=tuple(
         Reference(row, PERMUTED_DIGITS.label, metric, mean, std, _SOURCE)
         for row, values in _RESULTS.items()
-        for metric, (mean, std) in zip(_METRICS, values, strict=True)
+        for metric, (mean, std) in zip(METRICS, values, strict=True)
     ),
     presets={"smoke": {"seeds": [1], "stream.n_experiences": 2}},
-    metrics=_METRICS,
+    metrics=METRICS,
 )
 
 if __name__ == "__main__":

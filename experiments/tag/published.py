@@ -1,7 +1,8 @@
 """The published results: accuracy and learning accuracy in percent, forgetting as a fraction; mean and deviation.
 
 They are those of the authors' logs of five runs, which equal the printed ones where these could be compared. Where the
-log of a row has another summary than its runs, the summary is taken, as in the authors' figures.
+log of a row has another summary than its runs, the summary is taken, as in the authors' figures. Of Multi-task there
+are only summaries on three of the streams, which were entered by hand.
 """
 
 from __future__ import annotations

@@ -81,6 +81,11 @@ def expected() -> list[list[tuple[int, int, int, int]]]:
     return [[(c, k, c, c // 2) for c in range(10) for k in numbers] for numbers in (range(4), range(4, 5))]
 
 
+def test_splits_of_the_authors() -> None:
+    assert list(mini_imagenet._SPLITS.items()) == [("train", 64), ("test", 20), ("val", 16)]
+    assert mini_imagenet._PER_CLASS == 600
+
+
 def test_cached_splits(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLPACK_DATA", str(root))
     benchmark = SplitMiniImageNet(5)

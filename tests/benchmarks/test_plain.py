@@ -47,6 +47,22 @@ def test_class_order_and_numbering(root: Path) -> None:
             assert torch.equal(image, original[order[2 * task + label]][0])
 
 
+def test_each_stream_has_its_own_transform(root: Path) -> None:
+    unchanged = PlainSplitCIFAR100(20, dataset_root=root)
+    changed = PlainSplitCIFAR100(
+        20, train_transform=lambda image: 1 - image, eval_transform=lambda image: image / 2, dataset_root=root
+    )
+    for before, after in zip(unchanged.train_stream, changed.train_stream, strict=True):
+        for (image, *_), (found, *_), (evaluated, *_) in zip(
+            before.dataset, after.dataset, after.dataset.eval(), strict=True
+        ):
+            assert torch.equal(found, 1 - image)
+            assert torch.equal(evaluated, image / 2)
+    for before, after in zip(unchanged.test_stream, changed.test_stream, strict=True):
+        for (image, *_), (found, *_) in zip(before.dataset, after.dataset, strict=True):
+            assert torch.equal(found, image / 2)
+
+
 def test_cifar10_jpeg(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FileNotFoundError, match="Get cifar10-jpeg.zip from"):
         SplitCIFAR10JPEG(dataset_root=root)
@@ -64,10 +80,12 @@ def test_cifar10_jpeg(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_whitened(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Centering:  # whitening would take long
         def __init__(self, images: torch.Tensor) -> None:
+            assert images.dtype == torch.float64
             self.mean = images.mean(0)
+            self.matrix = torch.ones((), dtype=torch.float64)
 
         def __call__(self, images: torch.Tensor) -> torch.Tensor:
-            return images - self.mean
+            return (images - self.mean) * self.matrix
 
     monkeypatch.setattr(plain, "ZCA", Centering)
     before_all, after_all = (PlainSplitCIFAR100(5, whiten=whiten, dataset_root=root) for whiten in (False, True))
@@ -75,7 +93,7 @@ def test_whitened(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("train", "test"):
         for before, after in zip(before_all.streams[name], after_all.streams[name], strict=True):
             for (image, *_), (found, *_) in zip(before.dataset, after.dataset, strict=True):
-                torch.testing.assert_close(found, image - mean)
+                torch.testing.assert_close(found, image - mean)  # of one type, float32
             assert list(before.dataset.targets) == list(after.dataset.targets)
     assert after_all.data_description == "CIFAR-100, whitened"
     with pytest.raises(TypeError, match="whiten must be True or False, got 1"):

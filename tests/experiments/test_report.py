@@ -3,11 +3,17 @@ from __future__ import annotations
 import csv
 import dataclasses
 import re
+import shlex
 import textwrap
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from clpack.experiments import figures, tables
+from clpack.experiments.cli import main
 from clpack.experiments.config import Column, Component, Experiment, Reference, Row, Sources
+from clpack.experiments.ledger import ledger
 from clpack.experiments.report import load_tables, print_tables, report, write_into
 from clpack.experiments.run import _plan
 from clpack.experiments.store import ResultStore
@@ -345,3 +351,222 @@ def test_metrics_that_only_some_cells_have(store):
     text = report(store.root).markdown.read_text()
     assert "| SGD | 25.00 ± 0.00 |" in text
     assert "| TAG\\|RMSProp |" not in text  # it has nothing to show
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Lets the functions that draw return the picture as Matplotlib has it, not as SVG text."""
+
+    def keep(figure, label):
+        figure.canvas.draw()
+        return figure
+
+    monkeypatch.setattr(figures, "_svg", keep)
+
+
+def record(store, table, **fields):
+    """Finishes the cells of a table with fields of their results, for each seed from 1 on."""
+    plan = _plan(table, table.cells(), "paper", {})
+    store.save_plan(plan["name"], plan)
+    for cell in table.cells():
+        finish(store, cell, 0.5, 0.1)
+        content = store.result(cell.key())
+        content["result"].update({name: values[cell.seed - 1] for name, values in fields.items()})
+        store.finish(cell, content["result"], content["environment"])
+    return load_tables(store.root)[0]
+
+
+def shown(axes):
+    """The numbers written into a picture of a matrix, row by row from the top, each where the image has its color."""
+    (image,) = axes.images
+    rows = {}
+    for text in axes.texts:
+        x, y = axes.transData.transform(text.get_position())
+        value = image.get_cursor_data(SimpleNamespace(x=x, y=y))
+        assert float(text.get_text()) == pytest.approx(float(value), abs=0.05)
+        rows.setdefault(round(-y), {})[x] = float(text.get_text())
+    return [[row[x] for x in sorted(row)] for _, row in sorted(rows.items())]
+
+
+ONE_ROW = dataclasses.replace(TABLE, rows=TABLE.rows[:1], references=())
+
+
+def test_accuracy_matrices_in_the_picture(store, drawn):
+    first = [[0.9, 0.6, 0.3], [None, 0.8, 0.5], [None, None, 0.7]]
+    second = [[0.7, 0.6, 0.1], [None, 0.8, 0.1], [None, None, 0.5]]
+    figure = figures.accuracy_matrices(record(store, ONE_ROW, accuracy_matrix=(first, second)), "Permuted")
+    axes = figure.axes[0]
+    assert shown(axes) == [[80, 60, 20], [80, 30], [60]]  # means over the seeds; experience 1 at the top
+    assert axes.images[0].get_extent() == [0.5, 3.5, 3.5, 0.5]
+    assert axes.images[0].get_clim() == (0, 100)
+    assert (figure.get_supxlabel(), figure.get_supylabel()) == ("after training experience", "accuracy on experience")
+
+
+def test_confusion_matrices_in_the_picture(store, drawn):
+    first, second = [[6, 2, 2], [0, 5, 0], [1, 0, 19]], [[8, 2, 0], [0, 4, 1], [0, 0, 20]]
+    figure = figures.confusion_matrices(record(store, ONE_ROW, confusion_matrix=(first, second)), "Permuted")
+    axes = figure.axes[0]
+    np.testing.assert_allclose(axes.images[0].get_array(), [[70, 20, 10], [0, 90, 10], [2.5, 0, 97.5]])
+    assert axes.images[0].get_extent() == [-0.5, 2.5, 2.5, -0.5]  # classes count from 0
+    assert (figure.get_supxlabel(), figure.get_supylabel()) == ("taken for class", "class")
+
+
+def test_task_weights_in_the_picture(store, drawn):
+    first = [[None, None, None], [0.5, None, None], [0.8, 2.6, None]]  # by task, then earlier task
+    second = [[None, None, None], [0.3, None, None], [0.8, 3.4, None]]
+    figure = figures.task_weights(record(store, ONE_ROW, task_weights=(first, second)), "Permuted")
+    axes = figure.axes[0]
+    assert shown(axes) == [[0.4, 0.8], [3.0]]  # earlier tasks down, the tasks trained across
+    norm = axes.images[0].norm
+    assert (norm(0), norm(1), norm(3)) == (0, 0.5, 1)  # one is neutral
+    assert (figure.get_supxlabel(), figure.get_supylabel()) == ("while training task", "earlier task")
+
+
+@pytest.mark.filterwarnings("error")
+def test_no_task_weights_to_draw(store, drawn):
+    undefined = [[None, None], [None, None]]
+    assert figures.task_weights(record(store, ONE_ROW, task_weights=(undefined, undefined)), "Permuted") is None
+
+
+def lines(axes):
+    """The lines of a picture by label: points of the line, and the lower and the upper edge of its band."""
+    found = {}
+    for line, band in zip(axes.lines, axes.collections, strict=True):
+        points = line.get_xydata()[~np.isnan(line.get_ydata())]
+        vertices = band.get_paths()[0].vertices
+        edges = [[pick(vertices[vertices[:, 0] == x, 1]) for x in points[:, 0]] for pick in (min, max)]
+        found[line.get_label()] = (points.tolist(), *edges)
+    return found
+
+
+def test_learning_curves_in_the_picture(store, drawn):
+    table = record(store, ONE_ROW, learning_curve=([0.9, 0.5, 0.4], [0.9, 0.7, 0.6]))
+    axes = figures.learning_curves(table, "Permuted").axes[0]
+    points, lower, upper = lines(axes)["SGD"]
+    np.testing.assert_allclose(points, [[1, 90], [2, 60], [3, 50]])
+    np.testing.assert_allclose([lower, upper], [[90, 50, 40], [90, 70, 60]])  # one population deviation to each side
+
+
+def test_training_curves_in_the_picture(store, drawn):
+    first = [[0.9, None], [0.8, None], [0.5, 0.7], [0.4, 0.9]]  # two epochs for each of two experiences
+    second = [[0.7, None], [0.8, None], [0.5, 0.9], [0.2, 0.9]]
+    table = record(store, ONE_ROW, train_accuracy_curve=(first, second))
+    axes = figures.training_curves(table, "Permuted").axes[0]
+    vertical = axes.lines[-1]
+    assert vertical.get_xdata() == [2.5, 2.5]
+    vertical.remove()
+    found = lines(axes)
+    np.testing.assert_allclose(found["experience 1"][0], [[1, 80], [2, 80], [3, 50], [4, 30]])
+    np.testing.assert_allclose(found["experience 1"][1:], [[70, 80, 50, 20], [90, 80, 50, 40]])
+    np.testing.assert_allclose(found["experience 2"][0], [[3, 80], [4, 90]])
+
+
+def test_metric_curves_in_the_picture(store, drawn):
+    columns = tuple(
+        dataclasses.replace(TABLE.columns[0], label=str(x), settings={"train_epochs": x}, x=x) for x in (20, 10)
+    )
+    table = dataclasses.replace(ONE_ROW, columns=columns, x_label="epochs")
+    plan = _plan(table, table.cells(), "paper", {})
+    store.save_plan(plan["name"], plan)
+    for cell, forgetting in zip(table.cells(), (0.1, 0.3, 0.4, 0.4), strict=True):
+        finish(store, cell, 0.5, forgetting)
+    axes = figures.metric_curves(load_tables(store.root)[0], "forgetting", "PermutedDigits").axes[0]
+    points, lower, upper = lines(axes)["SGD"]
+    np.testing.assert_allclose(points, [[10, 0.4], [20, 0.2]])
+    np.testing.assert_allclose([lower, upper], [[0.4, 0.1], [0.4, 0.3]])
+
+
+@pytest.mark.parametrize("n_rows", [30, 31])
+def test_lines_and_their_names_can_be_told_apart(n_rows, store, drawn):
+    rows = tuple(Row(f"TAG-RMSProp (b=5.0, lr={n})", Component("TAG", {"lr": n})) for n in range(1, n_rows + 1))
+    table = record(store, dataclasses.replace(TABLE, rows=rows, references=(), seeds=(1,)))
+    figure = figures.learning_curves(table, "Permuted")
+    if n_rows > 30:
+        assert figure is None
+        return
+    assert len({(line.get_color(), line.get_linestyle()) for line in figure.axes[0].lines}) == 30
+    (legend,) = figure.legends
+    assert len(legend.get_texts()) == 30
+    box = legend.get_window_extent()
+    assert 0 <= box.y0 < box.y1 <= figure.bbox.height
+
+
+def test_the_ledger(full):
+    (table,) = load_tables(full.root)
+    text = ledger([table])
+    assert "- Hardware: x86_64, 1 thread.\n- Versions: clpack 0.1, torch 2, avalanche 0.6.0, python 3.11.\n" in text
+    assert "- Data: PermutedDigits, 20 training and 10 test samples.\n- Reference: Table 1.\n\n" in text
+    lines = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    # Without a reference, numbers are there of the first metric alone.
+    assert [line[:8] for line in lines[2:]] == [
+        ["| SGD", "Permuted", "Average accuracy (%)", "65.00 ± 5.00", "2", "60.00 ± 2.00", "+2.5", "2"],
+        ["| TAG\\|RMSProp", "Permuted", "Average accuracy (%)", "80.00 ± 0.00", "2", "79.70", "", "2"],
+    ]
+    assert "not the full protocol" not in text
+
+
+def test_the_ledger_has_no_table_without_numbers(store):
+    assert "##" not in ledger(load_tables(store.root))
+    finish(store, TABLE.cells()[0], 0.6, 0.2)
+    text = ledger(load_tables(store.root))
+    assert "- Incomplete: 1 of 4 cells are finished." in text
+    assert "| 60.00 ± 0.00 (1 of 2 seeds) | 1 |" in text
+    assert "TAG\\|RMSProp" not in text
+
+
+@pytest.mark.parametrize(
+    ("chosen", "options"),
+    [
+        ({}, ""),
+        ({"preset": "short"}, " --preset short"),
+        ({"preset": "short", "seeds": [7, 3]}, " --preset short --seeds 3,7"),
+        ({"rows": ["TAG|RMSProp", "it's"]}, """ --rows 'TAG|RMSProp' 'it'"'"'s'"""),
+        ({"columns": ["Two digits"]}, " --columns 'Two digits'"),
+        ({"columns": ["Permuted"]}, " --columns Permuted"),  # for which one of the rows is not
+        (
+            {"overrides": {"model.hidden_sizes": [8, 8], "strategy.optimizer": "RMSprop", "train_epochs": 2}},
+            """ --set 'model.hidden_sizes=[8, 8]' --set 'strategy.optimizer="RMSprop"' --set train_epochs=2""",
+        ),
+    ],
+)
+def test_commands_of_the_ledger_give_its_numbers(chosen, options, tmp_path, monkeypatch):
+    rows = (
+        Row("SGD", Component("Naive", {"optimizer": "SGD"})),
+        Row("TAG|RMSProp", Component("TAG")),
+        Row("it's", Component("Naive"), columns=("Two digits",)),
+    )
+    model = Component("MLP", {"hidden_sizes": [16]})
+    columns = tuple(Column(label, Component("PermutedDigits"), model) for label in ("Permuted", "Two digits"))
+    table = dataclasses.replace(
+        TABLE, rows=rows, columns=columns, references=(), presets={"short": {"seeds": (3,), "rows": ("SGD", "it's")}}
+    )
+    monkeypatch.setattr(tables, "get", {"tag/digits": table}.__getitem__)
+    cells, store = table.cells(**chosen), ResultStore(tmp_path)
+    plan = _plan(table, cells, chosen.get("preset", "paper"), chosen.get("overrides", {}))
+    store.save_plan(plan["name"], plan)
+    for cell in cells:
+        finish(store, cell, 0.5, 0.1)
+    text = ledger(load_tables(tmp_path))
+    (command,) = re.findall(r"^`(.*)`; Malviya", text, re.MULTILINE)
+    assert command == f"clpack run tag/digits{options}"
+    assert ("- Preset 'short', not the full protocol." in text) == (chosen.get("preset") == "short")
+
+    given = {}
+    monkeypatch.setattr("clpack.experiments.run.run_experiment", lambda _, **arguments: given.update(arguments))
+    with pytest.raises(AttributeError):  # there is no summary to print
+        main(shlex.split(command)[1:])
+    parts = {name: given[name] for name in ("preset", "seeds", "rows", "columns", "overrides")}
+    assert {cell.key() for cell in table.cells(**parts)} == {cell.key() for cell in cells}
+
+
+def test_the_ledger_knows_no_table_of_others(tmp_path):
+    store = ResultStore(tmp_path)
+    for name, preset in (("mine/table", "paper"), ("demo", "smoke")):
+        table = dataclasses.replace(TABLE, name=name)
+        plan = _plan(table, table.cells(), preset, {})
+        store.save_plan(plan["name"], plan)
+    for cell in table.cells():
+        finish(store, cell, 0.5, 0.1)
+    text = ledger(load_tables(tmp_path))
+    assert "`clpack run mine/table`" in text
+    assert "`clpack demo --smoke`" in text
