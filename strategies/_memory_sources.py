@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,9 +24,9 @@ from clpack.condensation import (
     Settings,
     condense,
     gradient_loops,
-    train_experts,
 )
 from clpack.condensation._draws import Network, network_factory, random_network, try_network
+from clpack.condensation.trajectories import ExpertsOnDemand
 from clpack.randomness import generator_for
 
 from ._images import Group, read_images, task_labels
@@ -177,7 +178,7 @@ class Condensation(Source):
             rows = (tasks == task) & torch.isin(targets, torch.tensor(labels))
             name = f"experience_{current:03d}_task_{task}" + (f"_class_{labels[0]}" if len(part) == 1 else "")
             images_of, targets_of = images[rows], targets[rows]
-            with self._trained_experts(request, images_of, targets_of, f"{number:03d}") as experts:
+            with self._experts_of(request, images_of, targets_of, f"{number:03d}") as experts:
                 condensed = condense(
                     images_of,
                     targets_of,
@@ -196,10 +197,12 @@ class Condensation(Source):
         return made
 
     @contextlib.contextmanager
-    def _trained_experts(
+    def _experts_of(
         self, request: Request, images: Tensor, targets: Tensor, part: str
     ) -> Iterator[ExpertBuffer | None]:
-        """Yields the experts of some classes, if the method has any; without a folder for them they do not stay.
+        """Yields the experts of some classes, if the method has any; they go when the classes are condensed.
+
+        None is trained when a resumed condensation is found complete; the experts may be gone by then.
 
         Of the epochs that the authors train them for, those that are never looked at are left out.
         """
@@ -209,7 +212,7 @@ class Condensation(Source):
         augmentation, folder = self.settings.augmentation, request.file(experts_folder, part)
         plain = augmentation == "none"  # then experts are trained with that of DC, as in the authors' code
         with tempfile.TemporaryDirectory() if folder is None else contextlib.nullcontext(folder) as where:
-            yield train_experts(
+            yield ExpertsOnDemand(
                 images,
                 targets,
                 where,
@@ -222,6 +225,8 @@ class Condensation(Source):
                 device=request.device,
                 **self.experts,
             )
+        if folder is not None and folder.exists():
+            shutil.rmtree(folder)
 
     def _parts(self, request: Request) -> list[list[Group]]:
         """Returns which classes are condensed together: those of a task, or each alone.

@@ -84,9 +84,9 @@ class CondensedBuffer(ExemplarsBuffer):
             ``Progress.part`` tells, such as ``"experience_000_task_0_class_3"``.
         save_to: folder for the memory after each experience: ``experience_000.safetensors``, which
             :meth:`clpack.condensation.CondensedSet.load` reads, and the picture ``experience_000.png``. An interrupted
-            condensation goes on from the files ``condensation_*.safetensors`` and the folders ``experts_*`` there,
-            which are removed once the memory is written. Default: None, not saved; experts are then in a temporary
-            folder.
+            condensation goes on from the files ``condensation_*.safetensors`` and the folders ``experts_*`` there. The
+            experts are removed once they have been matched, the files once the memory is written. Default: None, not
+            saved; experts are then in a temporary folder.
         checkpoint_every: iterations of a condensation between two writings of such a file.
         num_experts: experts of MTT, 4 bytes for each parameter and epoch, on the disk.
         expert_lr: learning rate of their training.

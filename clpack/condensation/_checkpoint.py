@@ -15,15 +15,24 @@ from clpack.files import atomic_path
 from ._draws import describe_data
 from ._updates import Updater
 from .condensed_set import CondensedSet
+from .trajectories import ExpertBuffer
 
 __all__ = ["describe_run", "restore", "save"]
 
 
-def describe_run(images: Tensor, targets: Tensor, condensed: CondensedSet, network: str) -> str:
+def describe_run(
+    images: Tensor, targets: Tensor, condensed: CondensedSet, network: str, experts: ExpertBuffer | None
+) -> str:
     """Returns what a run depends on, as JSON: a checkpoint fits a run of the same text."""
-    data = describe_data(images, targets)
-    classes = list(dict.fromkeys(condensed.targets.tolist()))
-    return json.dumps({**condensed.metadata, "classes": classes, "data": data, "network": network}, sort_keys=True)
+    run = {
+        **condensed.metadata,
+        "classes": list(dict.fromkeys(condensed.targets.tolist())),
+        "data": describe_data(images, targets),
+        "network": network,
+    }
+    if experts is not None:
+        run["experts"] = {"number": len(experts), "settings": experts.settings}
+    return json.dumps(run, sort_keys=True)
 
 
 def save(path: Path, updater: Updater, iteration: int, run: str) -> None:

@@ -293,7 +293,8 @@ def condense(
     run, first = "", 0
     if checkpoint is not None:
         checkpoint = Path(checkpoint)
-        run = describe_run(images, targets, condensed, describe_network(factory))
+        matched = updater.experts if isinstance(updater, TrajectoryMatching) else None
+        run = describe_run(images, targets, condensed, describe_network(factory), matched)
         if checkpoint.exists():
             first = restore(checkpoint, updater, run)
     for iteration in range(first, settings.iterations):

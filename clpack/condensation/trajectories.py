@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,20 +53,39 @@ class ExpertBuffer:
 
     Args:
         folder: holds ``expert_0000.safetensors`` and so on.
+        num_experts: how many of them, from the first on. Default: None, all.
+
+    Attributes:
+        num_epochs: epochs of each expert.
+        num_parameters: length ``P`` of its parameters.
+        settings: what the experts were trained with, as values of JSON; several if they differ.
 
     Raises:
-        ValueError: if there is none, or they do not fit together.
+        ValueError: if there is none, there are fewer than ``num_experts``, or they do not fit together.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
+    def __init__(self, folder: str | os.PathLike[str], num_experts: int | None = None) -> None:
         self.paths = sorted(Path(folder).glob("expert_*.safetensors"))
         if not self.paths:
             raise ValueError(f"folder {os.fspath(folder)} holds no expert_*.safetensors; make them with train_experts")
+        if num_experts is not None:
+            if not 1 <= num_experts <= len(self.paths):
+                raise ValueError(
+                    f"num_experts must be from 1 to {len(self.paths)}, the experts in {os.fspath(folder)}, got "
+                    f"{num_experts}; train more of them with train_experts"
+                )
+            self.paths = self.paths[:num_experts]
         shapes = {path.name: self._shape(path) for path in self.paths}
         self.num_epochs, self.num_parameters = shapes[self.paths[0].name]
         self.num_epochs -= 1
         if len(set(shapes.values())) > 1:
             raise ValueError(f"experts of one folder must have the same epochs and parameters, got {shapes}")
+        self.settings: list[Any] = []
+        for path in self.paths:
+            settings = json.loads(_header(path) or "{}")
+            settings.pop("expert", None)
+            if settings not in self.settings:
+                self.settings.append(settings)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -110,7 +130,7 @@ def train_experts(
         images: float tensor of shape ``(N, C, H, W)``, normalized.
         targets: int64 tensor of shape ``(N,)``.
         folder: where to; created if it is missing.
-        num_experts: how many networks.
+        num_experts: how many networks. Others that the folder holds beyond these stay there, and are not used.
         epochs: passes over the images, by SGD without momentum and weight decay.
         network: one of :data:`clpack.models.EVALUATION_NETWORKS`, or a function that builds a network.
         num_classes: outputs of a network that is built by its name. Default: the largest label and one.
@@ -134,24 +154,23 @@ def train_experts(
     device = torch.device(images.device if device is None else device)
     outputs = int(targets.max()) + 1 if num_classes is None else num_classes
     factory = network_factory(network, outputs, images.shape)
-    settings: dict[str, Any] = {
-        "data": describe_data(images, targets),
-        "network": describe_network(factory),
-        "epochs": epochs,
-        "lr": lr,
-        "batch_size": batch_size,
-        "augmentation": augmentation,
-        "family": family,
-        "seed": seed,
-    }
+    settings = _settings(
+        images,
+        targets,
+        factory,
+        epochs=epochs,
+        lr=lr,
+        batch_size=batch_size,
+        augmentation=augmentation,
+        family=family,
+        seed=seed,
+    )
     images, targets = images.to(device), targets.to(device)
     for expert in range(num_experts):
         path = Path(folder) / f"expert_{expert:04d}.safetensors"
         header = json.dumps({**settings, "expert": expert}, sort_keys=True)
         if path.exists():
-            with safe_open(path, framework="pt") as file:
-                found = (file.metadata() or {}).get("settings")
-            if found != header:
+            if (found := _header(path)) != header:
                 raise ValueError(f"{path} was trained with {found}, not with {header}; choose another folder")
             continue
         trained = random_network(factory, device, seed, "expert", expert)
@@ -166,9 +185,77 @@ def train_experts(
                 callback(expert, result)
         with atomic_path(path) as partial:
             save_file({"snapshots": torch.stack(snapshots)}, partial, metadata={"settings": header})
-    return ExpertBuffer(folder)
+    return ExpertBuffer(folder, num_experts)
+
+
+class ExpertsOnDemand(ExpertBuffer):
+    """Experts that are trained, all of them, when parameters are asked for first; where none are, nothing is trained.
+
+    Args:
+        images: see :func:`train_experts`, like the other arguments.
+        targets: see there.
+        folder: where to.
+        num_experts: how many.
+        epochs: of each.
+        network: a name or a function.
+        num_classes: outputs of a network that is built by its name.
+        device: where to train.
+        options: ``lr``, ``batch_size``, ``augmentation``, ``family`` and ``seed``.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        targets: Tensor,
+        folder: str | os.PathLike[str],
+        *,
+        num_experts: int,
+        epochs: int,
+        network: Network,
+        num_classes: int,
+        device: torch.device,
+        **options: Any,
+    ) -> None:
+        factory = network_factory(network, num_classes, images.shape)
+        self.paths = []
+        self.num_epochs = epochs
+        self.num_parameters = len(flat_parameters(random_network(factory, torch.device("cpu"), 0)))
+        self.settings = [_settings(images, targets, factory, epochs=epochs, **options)]
+        self._num_experts = num_experts
+        self._train = partial(
+            train_experts,
+            images,
+            targets,
+            folder,
+            num_experts=num_experts,
+            epochs=epochs,
+            network=factory,
+            device=device,
+            **options,
+        )
+
+    def __len__(self) -> int:
+        return self._num_experts
+
+    def parameters(self, expert: int, epoch: int) -> Tensor:
+        """See :meth:`ExpertBuffer.parameters`."""
+        if not self.paths:
+            self.paths = self._train().paths
+        return super().parameters(expert, epoch)
 
 
 def flat_parameters(network: nn.Module) -> Tensor:
     """Returns all parameters as one float32 vector on the CPU, in the order of the network."""
     return torch.cat([parameter.detach().flatten() for parameter in network.parameters()]).float().cpu()
+
+
+def _settings(images: Tensor, targets: Tensor, factory: Callable[[], nn.Module], **options: Any) -> dict[str, Any]:
+    """Returns what the parameters of an expert depend on, but for its number, as values of JSON."""
+    return {"data": describe_data(images, targets), "network": describe_network(factory), **options}
+
+
+def _header(path: Path) -> str | None:
+    """Returns what the expert in a file was trained with, as JSON."""
+    with safe_open(path, framework="pt") as file:
+        metadata: dict[str, str] = file.metadata() or {}
+    return metadata.get("settings")

@@ -14,6 +14,7 @@ from clpack.condensation import (
     DSA_NATURAL,
     NORMALIZATION,
     CondensedSet,
+    ExpertBuffer,
     LowRankImages,
     PixelImages,
     Progress,
@@ -88,6 +89,18 @@ def test_same_seed_same_bits_and_resume(data, experts, method, tmp_path):
     assert torch.equal(torch.get_rng_state(), state)
     with pytest.raises(ValueError, match="is of another run"):
         condense(*data, **arguments, seed=1, checkpoint=path)
+
+
+def test_a_checkpoint_is_of_the_same_experts(data, experts, tmp_path):
+    folder, path = tmp_path / "others", tmp_path / "checkpoint"
+    options = {"num_experts": 2, "epochs": 3, "network": small_network, "augmentation": "none"}
+    others = train_experts(*data, folder, lr=0.5, **options)
+    whole = condense(*data, **arguments_of("mtt", experts), checkpoint=path)
+    for different in (others, ExpertBuffer(experts.paths[0].parent, 1)):
+        with pytest.raises(ValueError, match='is of another run(.|\n)*"lr": 0.01(.|\n)*"number": '):
+            condense(*data, **arguments_of("mtt", different), checkpoint=path)
+    again = train_experts(*data, tmp_path / "again", **options)
+    assert torch.equal(condense(*data, **arguments_of("mtt", again), checkpoint=path).images(), whole.images())
 
 
 def test_nothing_but_synthetic_images_is_kept(data, tmp_path):

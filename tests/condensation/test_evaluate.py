@@ -7,6 +7,7 @@ import torch
 from safetensors import safe_open
 
 from clpack.condensation import ZCA, ExpertBuffer, classification_accuracy, evaluate, train_experts, trajectory_distance
+from clpack.condensation.trajectories import ExpertsOnDemand
 from clpack.models import ConvNet
 
 
@@ -79,6 +80,30 @@ def test_experts_go_on_after_an_interruption(data, tmp_path):
         train_experts(data[0] + 1, data[1], tmp_path / "parts", num_experts=3, **options)
     with pytest.raises(ValueError, match="holds no expert"):
         ExpertBuffer(tmp_path)
+
+
+def test_as_many_experts_as_asked_for(data, tmp_path):
+    options = {"epochs": 1, "network": network, "augmentation": "flip"}
+    assert len(train_experts(*data, tmp_path, num_experts=3, **options)) == 3
+    fewer = train_experts(*data, tmp_path, num_experts=2, **options)
+    assert [path.name for path in fewer.paths] == ["expert_0000.safetensors", "expert_0001.safetensors"]
+    assert len(fewer) == len(ExpertBuffer(tmp_path, 2)) == 2
+    assert len(ExpertBuffer(tmp_path)) == 3
+    with pytest.raises(ValueError, match="num_experts must be from 1 to 3, the experts in .*, got 4"):
+        ExpertBuffer(tmp_path, 4)
+
+
+def test_experts_on_demand(data, tmp_path):
+    options = {"epochs": 2, "network": network, "num_classes": 3, "device": torch.device("cpu")}
+    options |= {"lr": 0.1, "batch_size": 16, "augmentation": "flip", "family": "dsa", "seed": 2}
+    trained = train_experts(*data, tmp_path / "trained", num_experts=2, **options)
+    later = ExpertsOnDemand(*data, tmp_path / "later", num_experts=2, **options)
+    for name in ("num_epochs", "num_parameters", "settings"):
+        assert getattr(later, name) == getattr(trained, name)
+    assert len(later) == 2
+    assert not (tmp_path / "later").exists()
+    assert torch.equal(later.parameters(1, 2), trained.parameters(1, 2))
+    assert len(list((tmp_path / "later").iterdir())) == 2
 
 
 def test_whitening():
