@@ -2,7 +2,7 @@
 
 The run leaves a mark in the folder. A worker that finds it there uses the folder like any process on one machine.
 Another one works on copies: an actor on the machine of the results holds the locks for it, gives it the files of its
-cell and of the sources, and takes back progress, checkpoints and what is finished.
+cell and of the sources, and takes back progress, what an interrupted cell goes on from, and what is finished.
 """
 
 from __future__ import annotations
@@ -10,25 +10,32 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import socket
 import tempfile
+import threading
 import time
+import uuid
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from filelock import FileLock
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from .config import RunConfig
-from .store import ResultStore
+from .store import ResultStore, Stamp
 
 __all__ = ["on_ray", "ray_cluster"]
 
 Outcome = TypeVar("Outcome")
 _ATTEMPTS = 4  # at a cell whose worker or node dies
 _PATIENCE = 30.0  # seconds for a cluster to answer, and for its workers to end after an interrupt
+_SAVE_EVERY = 5.0  # seconds between two looks at the files of a cell
+_LOGS = ("console.txt", "log.txt", "metrics.csv", "tb")  # change all the time; sent with what goes on from them
 _OWN_OPTIONS = ("num_cpus", "num_gpus", "memory", "accelerator_type")  # all other resources are custom ones
 
 
@@ -129,23 +136,52 @@ def _compute(
 ) -> Outcome:
     if store.has_mark(mark):
         return work(cell, store=store, wait=wait)
-    with tempfile.TemporaryDirectory(prefix="clpack-") as folder:
-        return work(cell, store=_RemoteStore(folder, keeper), wait=wait)
+    with _temporary_folder() as folder:
+        owner = ray.get_runtime_context().get_task_id()
+        return work(cell, store=_RemoteStore(folder, keeper, owner), wait=wait)
+
+
+@contextlib.contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    """Makes a folder for the ``with`` block, and removes those that killed workers have left on this machine.
+
+    A folder is there only while its worker holds the lock beside it.
+    """
+    place = Path(tempfile.gettempdir())
+    for left in [path for path in place.glob("clpack-ray-*") if path.suffix != ".lock"]:
+        lock = left.with_suffix(".lock")
+        with contextlib.suppress(OSError), FileLock(lock, timeout=0):  # an error: it is in use, or another user's
+            shutil.rmtree(left, ignore_errors=True)
+            lock.unlink(missing_ok=True)
+    folder = place / f"clpack-ray-{uuid.uuid4().hex}"
+    lock = folder.with_suffix(".lock")
+    with FileLock(lock):
+        folder.mkdir(mode=0o700)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            lock.unlink(missing_ok=True)
 
 
 class _RemoteStore(ResultStore):
     """Results that lie on another machine: a folder here, with copies of the cells that are claimed.
 
+    What an interrupted cell goes on from also changes while it is prepared for training, by condensation for example:
+    a thread looks at the files of a claimed cell, and sends those that have changed.
+
     Args:
         root: the folder here, empty.
         keeper: the actor on the other machine.
+        owner: name of the task.
     """
 
-    def __init__(self, root: str, keeper: Any) -> None:
+    def __init__(self, root: str | os.PathLike[str], keeper: Any, owner: str) -> None:
         super().__init__(root)
         self._keeper = keeper
-        self._owner = ray.get_runtime_context().get_task_id()
-        self._checkpoint: list[int] = []
+        self._owner = owner
+        self._sent: dict[str, dict[str, Stamp]] = {}  # by cell: the files that the keeper has, as they were then
+        self._saving = threading.Lock()
 
     @contextlib.contextmanager
     def claim(self, key: str, *, wait: bool = False) -> Iterator[bool]:
@@ -155,24 +191,54 @@ class _RemoteStore(ResultStore):
                 return
             time.sleep(1)
         self.unpack(key, files)
+        self._sent[key] = self.stamps(key)
         try:
-            yield True
+            with self._watched(key):
+                yield True
         finally:
-            changed = self.pack(key)
-            _answer(self._keeper.release.remote(key, self._owner, None if changed == files else changed))
+            _answer(self._keeper.release.remote(key, self._owner, self.pack(key, self._sent[key])))
 
     def set_progress(self, config: RunConfig, fraction: float) -> None:
-        key = config.key()
-        self._keeper.set_progress.remote(config, fraction)
-        checkpoint = [path.stat().st_mtime_ns for path in sorted((self.folder(key) / "checkpoint").glob("*"))]
-        if checkpoint != self._checkpoint:
-            self._checkpoint = checkpoint
-            _answer(self._keeper.save.remote(key, self._owner, self.pack(key)))
+        self._keeper.set_progress.remote(config, self._owner, fraction)
+        self._save(config.key())
+
+    @contextlib.contextmanager
+    def _watched(self, key: str) -> Iterator[None]:
+        ended = threading.Event()
+
+        def watch() -> None:
+            while not ended.wait(_SAVE_EVERY):
+                with contextlib.suppress(RayTaskError):  # if the keeper cannot write, giving the cell back tells
+                    self._save(key)
+
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def _save(self, key: str) -> None:
+        """Sends the files that have changed, if any but logs has."""
+        with self._saving:
+            sent, stamps = self._sent[key], self.stamps(key)
+            if not any(name.partition("/")[0] not in _LOGS for name, _ in sent.items() ^ stamps.items()):
+                return
+            files = self.pack(key, sent)
+            _answer(self._keeper.save.remote(key, self._owner, files))
+            self._sent[key] = {name: stamp for name, stamp in stamps.items() if name in files}
 
 
 def _answer(reference: Any) -> Any:
-    """Waits for an answer of the keeper; ``ray.get`` would lend the processors of the cell to another one meanwhile."""
-    return reference.future().result()
+    """Waits for an answer of the keeper; ``ray.get`` would lend the processors of the cell to another one meanwhile.
+
+    Without the keeper this process is as good as dead. It ends, so the cell is tried again instead of failing.
+    """
+    try:
+        return reference.future().result()
+    except RayActorError:
+        os._exit(1)
 
 
 class _Keeper:
@@ -184,12 +250,19 @@ class _Keeper:
     def __init__(self, store: ResultStore) -> None:
         self._store = store
         self._claims: dict[str, tuple[str, contextlib.ExitStack]] = {}
+        self._dismissed: set[str] = set()
 
     def has_mark(self, mark: str) -> bool:
         return self._store.has_mark(mark)
 
-    def claim(self, key: str, owner: str) -> dict[str, bytes] | None:
-        """Takes a cell; returns its files, or None if it is in other hands."""
+    def claim(self, key: str, owner: str) -> dict[str, bytes | None] | None:
+        """Takes a cell; returns its files, or None if it is in other hands.
+
+        Raises:
+            RuntimeError: if the task was dismissed.
+        """
+        if owner in self._dismissed:
+            raise RuntimeError("this attempt was given up")
         if key in self._claims:
             return None
         claim = contextlib.ExitStack()
@@ -198,23 +271,23 @@ class _Keeper:
         self._claims[key] = (owner, claim)
         return self._store.pack(key)
 
-    def set_progress(self, config: RunConfig, fraction: float) -> None:
-        if config.key() in self._claims:
+    def set_progress(self, config: RunConfig, owner: str, fraction: float) -> None:
+        if self._owner(config.key()) == owner:
             self._store.set_progress(config, fraction)
 
-    def save(self, key: str, owner: str, files: dict[str, bytes]) -> None:
+    def save(self, key: str, owner: str, files: dict[str, bytes | None]) -> None:
         if self._owner(key) == owner:
             self._store.unpack(key, files)
 
-    def release(self, key: str, owner: str, files: dict[str, bytes] | None) -> None:
-        """Gives a cell back, with its files if they have changed."""
+    def release(self, key: str, owner: str, files: dict[str, bytes | None]) -> None:
+        """Gives a cell back, with its files."""
         if self._owner(key) == owner:
             with self._claims.pop(key)[1]:
-                if files is not None:
-                    self._store.unpack(key, files)
+                self._store.unpack(key, files)
 
     def dismiss(self, owners: Sequence[str]) -> None:
-        """Gives back the cells of tasks that are no more."""
+        """Gives back the cells of tasks that are no more, and takes nothing from these from now on."""
+        self._dismissed.update(owners)
         for key in [key for key in self._claims if self._owner(key) in owners]:
             self._claims.pop(key)[1].close()
 

@@ -31,8 +31,9 @@ from clpack.files import write_bytes, write_text
 
 from .config import RunConfig
 
-__all__ = ["ResultStore"]
+__all__ = ["ResultStore", "Stamp"]
 
+Stamp = tuple[int, int]  # size in bytes and time of the last change in nanoseconds
 _SCHEMA = 1
 
 
@@ -73,9 +74,10 @@ class ResultStore:
             lock.release()
 
     def start(self, config: RunConfig) -> Path:
-        """Writes ``config.json`` and returns the folder of the cell."""
+        """Writes ``config.json``, removes the error of the last attempt, and returns the folder of the cell."""
         folder = self.folder(config.key())
         _write_json(folder / "config.json", config.settings())
+        (folder / "error.json").unlink(missing_ok=True)
         return folder
 
     def finish(self, config: RunConfig, result: dict[str, Any], environment: dict[str, Any]) -> None:
@@ -121,15 +123,21 @@ class ResultStore:
 
     @contextlib.contextmanager
     def mark(self) -> Iterator[str]:
-        """Leaves a mark in the folder inside the ``with`` block; yields its name, which is new each time."""
+        """Leaves a mark in the folder inside the ``with`` block; yields its name, which is new each time.
+
+        A mark is a lock, too: those that nobody holds any more, of runs that were killed, are removed.
+        """
         mark = uuid.uuid4().hex
         path = self._mark(mark)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-        try:
-            yield mark
-        finally:
-            path.unlink(missing_ok=True)
+        for left in path.parent.glob("*.mark"):
+            with contextlib.suppress(OSError), FileLock(left, timeout=0):
+                left.unlink(missing_ok=True)
+        with FileLock(path):
+            try:
+                yield mark
+            finally:
+                path.unlink(missing_ok=True)
 
     def has_mark(self, mark: str) -> bool:
         """Returns whether a mark is there: whether this is the folder it was left in, and not another of its name."""
@@ -138,21 +146,47 @@ class ResultStore:
     def _mark(self, mark: str) -> Path:
         return self.root / "running" / f"{mark}.mark"
 
-    def pack(self, key: str) -> dict[str, bytes]:
-        """Returns the files of a cell, by their paths below its folder."""
-        folder = self.folder(key)
-        paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".partial"]
-        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+    def stamps(self, key: str) -> dict[str, Stamp]:
+        """Returns the files of a cell, by their paths below its folder, each with what changes when it does.
 
-    def unpack(self, key: str, files: Mapping[str, bytes]) -> None:
-        """Gives a cell these files, and no others.
+        The cell may be running: files that vanish meanwhile are left out, as are those not written to the end.
+        """
+        folder, stamps = self.folder(key), dict[str, Stamp]()
+        for parent, _, names in os.walk(folder):
+            for path in (Path(parent, name) for name in sorted(names) if not name.endswith(".partial")):
+                with contextlib.suppress(FileNotFoundError):
+                    status = path.stat()
+                    stamps[path.relative_to(folder).as_posix()] = (status.st_size, status.st_mtime_ns)
+        return stamps
+
+    def pack(self, key: str, known: Mapping[str, Stamp] | None = None) -> dict[str, bytes | None]:
+        """Returns the content of the files of a cell, by their paths below its folder.
+
+        The cell may be running. The checkpoint is read first, so the logs reach at least as far as it goes on from.
+
+        Args:
+            key: the cell.
+            known: stamps of files; one that still has the same stamp is given as None. Default: None, there are none.
+        """
+        known, files = known or {}, dict[str, bytes | None]()
+        for of_checkpoint in (True, False):
+            for name, stamp in self.stamps(key).items():
+                if name.startswith("checkpoint/") == of_checkpoint:
+                    with contextlib.suppress(FileNotFoundError):
+                        files[name] = None if known.get(name) == stamp else (self.folder(key) / name).read_bytes()
+        return files
+
+    def unpack(self, key: str, files: Mapping[str, bytes | None]) -> None:
+        """Gives a cell these files, and no others; None leaves one as it is.
 
         Each is written atomically: the checkpoint after the logs that it goes on from, the result last.
         """
         folder = self.folder(key)
         for name in sorted(files, key=lambda name: (name == "result.json", name.startswith("checkpoint/"), name)):
-            write_bytes(folder / name, files[name])
-        for name in self.pack(key).keys() - files.keys():
+            content = files[name]
+            if content is not None:
+                write_bytes(folder / name, content)
+        for name in self.stamps(key).keys() - files.keys():
             (folder / name).unlink()
             with contextlib.suppress(OSError):  # other files are in it
                 (folder / name).parent.rmdir()

@@ -199,6 +199,12 @@ def test_resources_of_a_cell(cells, tmp_path, monkeypatch):
     assert found == [{"num_gpus": 0.25, "memory": 4e9, "accelerator_type": "A100", "big": 1}]
 
 
+def slurm_array(index, first, last, count):
+    """The environment of a job of an array."""
+    values = {"ID": index, "MIN": first, "MAX": last, "COUNT": count}
+    return os.environ | {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in values.items()}
+
+
 def test_the_example_for_slurm(cells, tmp_path):
     """What it calls is caught, once for each job of an array that begins at 3, and then done here."""
     program = tmp_path / ".venv" / "bin" / "clpack"
@@ -206,15 +212,25 @@ def test_the_example_for_slurm(cells, tmp_path):
     program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     program.chmod(0o755)
     for index in ("3", "4"):
-        array = {"SLURM_ARRAY_TASK_ID": index, "SLURM_ARRAY_TASK_MIN": "3", "SLURM_ARRAY_TASK_COUNT": "2"}
         command = ["bash", str(SLURM), "testing/small", "--set", "train_epochs=2", "--out", "a b"]
         process = subprocess.run(
-            command, cwd=tmp_path, env={**os.environ, **array}, capture_output=True, text=True, check=True
+            command, cwd=tmp_path, env=slurm_array(index, 3, 4, 2), capture_output=True, text=True, check=True
         )
         arguments = process.stdout.splitlines()
         assert arguments == ["run", *command[2:], "--shard", f"{int(index) - 3}/2"]
         assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
     assert sorted((cell.seed, cell.train_epochs) for cell in cells) == [(1, 2), (2, 2)]
+
+
+@pytest.mark.parametrize(("first", "last", "count"), [(3, 5, 2), (0, 30, 16)])
+def test_the_example_for_slurm_refuses_an_array_with_gaps(tmp_path, first, last, count):
+    """``--array=3,5`` and ``--array=0-31:2``: the first job, too, which could find its part."""
+    environment = slurm_array(first, first, last, count)
+    process = subprocess.run(["bash", str(SLURM)], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (process.returncode, process.stdout) == (2, "")
+    assert process.stderr == (
+        f"slurm.sbatch: --array must have no gaps, got {count} jobs from {first} to {last}; give a range such as 0-7\n"
+    )
 
 
 def test_exit_status_of_a_failed_cell(monkeypatch, tmp_path, capsys):

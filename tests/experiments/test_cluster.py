@@ -1,4 +1,7 @@
-"""A real Ray cluster of two nodes on this machine, one of which is killed in the middle of a cell."""
+"""A real Ray cluster of two nodes on this machine, one of which is killed in the middle of a cell.
+
+The first tests do without one: they call the keeper of the results directly.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,13 @@ import os
 import re
 import signal
 import sys
+import tempfile
 import textwrap
 import threading
 import time
 import warnings
+from concurrent.futures import Future
+from types import SimpleNamespace
 
 import pytest
 
@@ -47,6 +53,7 @@ TABLE = Experiment(
     seeds=(1,),
 )
 CELL = TABLE.cells()[0]
+KEY = CELL.key()
 WORKERS = """
 import math, time
 from pathlib import Path
@@ -215,6 +222,152 @@ def contents(root):
         names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.parent.name != "tb")
         found[folder.name] = json.dumps(store.result(folder.name)["result"]), rows, names
     return found
+
+
+class Shared(ResultStore):
+    """On a file system whose locks keep out other processes only, as those of NFS do."""
+
+    @contextlib.contextmanager
+    def claim(self, key, *, wait=False):
+        yield True
+
+
+class Called:
+    """Calls the keeper as Ray would; keeps what was sent of each cell."""
+
+    def __init__(self, keeper):
+        self.keeper = keeper
+        self.sent = []
+
+    def __getattr__(self, name):
+        def remote(*arguments):
+            if name in ("save", "release"):
+                self.sent.append({file for file, content in arguments[2].items() if content is not None})
+            future = Future()
+            future.set_result(getattr(self.keeper, name)(*arguments))
+            return SimpleNamespace(future=lambda: future)
+
+        return SimpleNamespace(remote=remote)
+
+
+def write(store, *names):
+    """Changes files of the cell."""
+    for name in names:
+        path = store.folder(KEY) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            file.write("more")
+
+
+@pytest.fixture
+def near(tmp_path):
+    """The store beside a keeper."""
+    return Shared(tmp_path / "near")
+
+
+@pytest.fixture
+def keeper(near):
+    return module()._Keeper(near)
+
+
+@pytest.fixture
+def far(keeper, tmp_path):
+    """A store that goes through the keeper."""
+    return module()._RemoteStore(tmp_path / "far", Called(keeper), "task")
+
+
+def test_a_cell_belongs_to_one_task(keeper, near):
+    assert keeper.claim(KEY, "first") == {}
+    assert keeper.claim(KEY, "second") is None
+    for act in (
+        lambda owner: keeper.set_progress(CELL, owner, 0.5),
+        lambda owner: keeper.save(KEY, owner, {"log.txt": b"saved"}),
+        lambda owner: keeper.release(KEY, owner, {"log.txt": b"released"}),
+    ):
+        before = near.pack(KEY), near.progress()
+        act("second")
+        assert (near.pack(KEY), near.progress()) == before
+        act("first")
+        assert (near.pack(KEY), near.progress()) != before
+    assert keeper.claim(KEY, "second") == {"log.txt": b"released"}
+
+
+def test_nothing_is_taken_from_a_task_that_was_dismissed(keeper, near):
+    assert keeper.claim(KEY, "first") == {}
+    assert keeper.claim("another", "second") == {}
+    keeper.dismiss(["first"])
+    with pytest.raises(RuntimeError, match="this attempt was given up"):
+        keeper.claim(KEY, "first")
+    keeper.save(KEY, "first", {"log.txt": b""})
+    keeper.set_progress(CELL, "first", 0.5)
+    assert (near.pack(KEY), near.progress()) == ({}, {})
+    assert keeper.claim("another", "third") is None
+    assert keeper.claim(KEY, "third") == {}
+
+
+def test_what_changes_before_the_training_is_sent(far, near, monkeypatch):
+    monkeypatch.setattr(module(), "_SAVE_EVERY", 0.01)
+    with far.claim(KEY):
+        for names in (
+            ["config.json", "console.txt"],
+            ["condensed/experts_000_000/expert_0000.safetensors", "tb/events"],
+            ["condensed/condensation_000_000.safetensors"],
+        ):
+            write(far, "log.txt", *reversed(names))
+            deadline = time.monotonic() + 60
+            while near.pack(KEY) != far.pack(KEY) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert near.pack(KEY) == far.pack(KEY)
+
+
+def test_files_that_have_not_changed_are_not_sent_again(far, near):
+    write(near, "condensed/experts_000_000/expert_0000.safetensors", "error.json")
+    sent = far._keeper.sent
+    with far.claim(KEY):
+        write(far, "checkpoint/state.safetensors", "log.txt")
+        far.set_progress(CELL, 0.1)
+        write(far, "log.txt", "tb/events")
+        far.set_progress(CELL, 0.2)
+        write(far, "checkpoint/state.safetensors")
+        far.set_progress(CELL, 0.3)
+        (far.folder(KEY) / "error.json").unlink()
+        write(far, "log.txt")
+    assert sent == [
+        {"checkpoint/state.safetensors", "log.txt"},
+        {"checkpoint/state.safetensors", "log.txt", "tb/events"},
+        {"log.txt"},
+    ]
+    assert near.pack(KEY) == far.pack(KEY)
+    assert "error.json" not in near.pack(KEY)
+
+
+def test_a_worker_ends_when_the_keeper_cannot_be_reached(monkeypatch):
+    from ray.exceptions import RayActorError
+
+    future = Future()
+    future.set_exception(RayActorError())
+
+    def leave(status):
+        raise SystemExit(status)
+
+    monkeypatch.setattr(os, "_exit", leave)
+    with pytest.raises(SystemExit, match="1"):
+        module()._answer(SimpleNamespace(future=lambda: future))
+
+
+def test_folders_of_killed_workers_are_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    left = tmp_path / "clpack-ray-left"
+    (left / "cells").mkdir(parents=True)
+    left.with_suffix(".lock").touch()
+    (tmp_path / "another").mkdir()
+    with module()._temporary_folder() as first:
+        assert not left.exists()
+        with module()._temporary_folder() as second:
+            assert first.is_dir()
+            assert second.is_dir()
+            assert second != first
+    assert [path.name for path in tmp_path.iterdir()] == ["another"]
 
 
 def test_a_node_is_lost(cluster, doomed, workers, serial, tmp_path):

@@ -140,9 +140,11 @@ def test_a_failed_source_fails_the_cells_that_need_it(cell, tmp_path):
 def test_a_source_in_other_hands_is_waited_for(cell, tmp_path, killed):
     store, source = ResultStore(tmp_path), SCORED.cells()[0].sources[0]
     claimed = threading.Event()
+    store.fail(source, "the disk was full last week")
 
     def other_process():
         with store.claim(source.key()):
+            store.start(source)
             claimed.set()
             time.sleep(0.3)
             if not killed:

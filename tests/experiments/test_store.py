@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -27,7 +28,10 @@ def test_a_finished_cell(store):
     (folder / "checkpoint").mkdir()
     store.fail(CELL, "no luck", "Traceback")
     assert store.error(KEY) == "no luck"
+    store.start(CELL)
+    assert store.error(KEY) is None  # that of the attempt before says nothing about this one
 
+    store.fail(CELL, "no luck")
     store.finish(CELL, {"metrics": {"forgetting": 0.5}}, {"seconds": 1.5})
     assert store.result(KEY) == {
         "schema": 1,
@@ -79,6 +83,15 @@ def test_a_mark_tells_a_folder_from_another_one(store, tmp_path_factory):
     assert not store.has_mark(mark)
 
 
+def test_marks_of_runs_that_were_killed_are_removed(store):
+    with store.mark() as mark:
+        left = store.root / "running" / "left.mark"
+        left.touch()
+        with store.mark():
+            assert store.has_mark(mark)
+            assert not left.exists()
+
+
 def test_files_of_a_cell_in_another_folder(store, tmp_path_factory):
     other = ResultStore(tmp_path_factory.mktemp("other"))
     store.start(CELL)
@@ -95,6 +108,43 @@ def test_files_of_a_cell_in_another_folder(store, tmp_path_factory):
     assert sorted(path.name for path in other.folder(KEY).iterdir()) == ["config.json", "result.json", "traces"]
     assert other.result(KEY) == store.result(KEY)
     assert ResultStore(other.root / "empty").pack(KEY) == {}
+
+
+def test_files_that_are_known_are_left_as_they_are(store, tmp_path_factory):
+    other = ResultStore(tmp_path_factory.mktemp("other"))
+    folder = store.start(CELL)
+    (folder / "log.txt").write_text("a")
+    other.unpack(KEY, store.pack(KEY))
+    known = store.stamps(KEY)
+    (folder / "log.txt").write_text("ab")
+    (folder / "metrics.csv").touch()
+    files = store.pack(KEY, known)
+    assert files == {"config.json": None, "log.txt": b"ab", "metrics.csv": b""}
+    other.unpack(KEY, files)
+    assert other.pack(KEY) == store.pack(KEY)
+
+
+def test_the_checkpoint_of_a_running_cell_is_packed_before_its_logs(store, monkeypatch):
+    """What is written after the first file was read belongs to a later checkpoint; a file that vanishes is left out."""
+    folder = store.start(CELL)
+    for name in ("checkpoint/state", "condensed/condensation_000", "log.txt"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("old")
+    read = Path.read_bytes
+
+    def read_bytes(path):
+        content = read(path)
+        if path.name == "state":
+            for name in ("checkpoint/state", "log.txt", "metrics.csv"):
+                (folder / name).write_text("newer")
+        if path.name == "config.json":
+            (folder / "condensed/condensation_000").unlink()
+        return content
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    files = store.pack(KEY)
+    del files["config.json"]
+    assert files == {"checkpoint/state": b"old", "log.txt": b"newer", "metrics.csv": b"newer"}
 
 
 def test_the_result_is_unpacked_last(store, monkeypatch):
