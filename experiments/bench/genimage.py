@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Speed of preparing GenImage against bare decoding and resizing.")
     parser.add_argument("folder", nargs="?", help="folder with JPEG images; made if none is named")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
-    parser.add_argument("--images", type=int, default=4000, help="images per round (default: 4000)")
+    parser.add_argument("--images", type=int, default=10_000, help="images per round (default: 10000)")
     options = parser.parse_args(arguments)
     for jobs in sorted({1, options.jobs}):
         figures = measure(options.folder, jobs=jobs, num_images=options.images)
