@@ -99,7 +99,8 @@ class Source(ABC):
         """
         self.one_image(shape)
 
-    def try_network(self, shape: Sequence[int], num_classes: int) -> None:  # noqa: B027 - not all have a network
+    # Not abstract, although it does nothing: samples chosen at random and sets made before need no network.
+    def try_network(self, shape: Sequence[int], num_classes: int) -> None:  # noqa: B027
         """Raises ``ValueError`` if the network has not what is needed, or cannot take images of a shape."""
 
 

@@ -186,8 +186,8 @@ class CondensedSet:
         try:
             with safe_open(os.fspath(path), framework="pt") as file:
                 info = file.metadata() or {}
-                # The reader has keys(), but cannot be iterated over itself.
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                names = file.keys()  # the reader itself cannot be iterated over
+                tensors = {name: file.get_tensor(name) for name in names}
         except SafetensorError as error:
             raise ValueError(f"{path} is not a file of a condensed set: {error}") from None
         if info.get("format") != _FORMAT:
