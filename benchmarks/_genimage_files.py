@@ -96,14 +96,15 @@ class GenImageFiles:
         folder = raw / split / form
         if folder not in self._listings:
             tasks, strange = list_raw(folder, generator, split, form)
-            n_empty = sum(not file.size for files in tasks for file in files)
+            filled = [[file for file in files if (folder / file.name).stat().st_size] for files in tasks]
+            n_empty = sum(map(len, tasks)) - sum(map(len, filled))
             if strange or n_empty:
                 warnings.warn(
                     f"{folder}: {len(strange)} entries that are no files of GenImage and {n_empty} empty files are "
                     "left out; clpack data prepare genimage lists them",
                     stacklevel=4,
                 )
-            self._listings[folder] = [[file for file in files if file.size] for files in tasks]
+            self._listings[folder] = filled
         return self._listings[folder]
 
 

@@ -1,13 +1,14 @@
 """Converting a GenImage download into arrays.
 
-The images of one generator, task, split and form are converted together and written one after the other as they come
-from the processes that decode them. Their manifest gets its name last: what has no manifest is not read, and is done
-again by the next call, while what has one that fits the download is not. The memory in use does not grow with the
-data, but for the records of the files of one folder at a time, some 200 bytes for each.
+The images of one generator, task, split and form are converted together, and the processes that decode them write them
+to their places in one file, so that nothing but labels comes back to the main process. Their manifest gets its name
+last: what has no manifest is not read, and is done again by the next call, while what has one that fits the download is
+not. The memory in use does not grow with the data, but for the names of the files to convert, some 30 bytes for each.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import errno
 import hashlib
@@ -16,32 +17,27 @@ import itertools
 import json
 import os
 import shutil
-import signal
-import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 from filelock import FileLock, Timeout
-from numpy.typing import NDArray
-from PIL import Image
 
 from clpack.files import atomic_path, write_text
 
 from ._genimage_classes import CLASSES_PER_TASK, GENERATORS, Form, Split, class_set
+from ._genimage_decode import CHUNK, IMAGE_BYTES, SEPARATOR, Decoded, Part, decode, header, offset, record, start_worker
 from ._genimage_prepared import ARRAYS, PARTS, left_over, read_manifest, sha256, size_problem
-from ._genimage_raw import FORMS, SIDE, SPLITS, UNREADABLE, RawFile, list_raw, raw_folder, to_pixels
+from ._genimage_raw import FORMS, SPLITS, UNREADABLE, RawFile, list_raw, raw_folder
 
 __all__ = ["GenImageReport", "prepare_genimage"]
 
-_CHUNK = 128  # images that a process decodes at a time: with fewer, the main process takes its turn too often
-_IMAGE_BYTES = 3 * SIDE * SIDE
 _FORMAT = 1
 
 
@@ -91,25 +87,11 @@ class GenImageReport:
         return "\n".join([*counts, *missing, *absent, *unused, *skipped, summary])
 
 
-class _Part(NamedTuple):
-    """Images that are converted together."""
+class _Names(NamedTuple):
+    """The names of the files of a part in order, and their labels: as few objects as can be, there are many files."""
 
-    source: Path
-    target: Path
-    generator: str
-    task: int
-    split: Split
-    form: Form
-    fingerprint: str  # SHA-256 of the records of the files: tells whether the download changed
-
-
-class _Decoded(NamedTuple):
-    """What a process made of a chunk: the images that could be decoded, their labels, and the other files."""
-
-    images: NDArray[np.uint8]
-    labels: list[int]
-    skipped: list[tuple[str, str]]
-    unreadable: bool  # whether a file was skipped that may be as it should, but could not be read
+    joined: str
+    labels: bytes
 
 
 def prepare_genimage(
@@ -147,7 +129,11 @@ def prepare_genimage(
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".prepare.lock", timeout=0):
-            return _prepare(raw, folder, sources, jobs, progress)
+            _remove_left_over(folder)
+            try:
+                return _prepare(raw, folder, sources, jobs, progress)
+            finally:
+                _remove_left_over(folder)
     except Timeout:
         raise OSError(f"{folder} is being prepared by another process; wait for it") from None
     except OSError as error:
@@ -156,6 +142,11 @@ def prepare_genimage(
         raise OSError(
             f"the disk of {folder} is full; what is finished is kept: free some space and run the same command again"
         ) from error
+
+
+def _remove_left_over(folder: Path) -> None:
+    for path in left_over(folder):
+        path.unlink()
 
 
 def _sources(raw: Path) -> dict[str, Path]:
@@ -181,19 +172,21 @@ def _prepare(
     jobs: int,
     progress: Callable[[int, int], None] | None,
 ) -> GenImageReport:
-    for path in left_over(folder):
-        path.unlink()
-    parts: dict[_Part, int] = {}
+    parts: dict[Part, int] = {}
+    unfinished: dict[Part, _Names] = {}
     skipped: dict[str, list[Skipped]] = {generator: [] for generator in sources}
-    total = 0
     for generator, listing, strange in _listings(raw, folder, sources):
-        parts |= {part: len(files) for part, files in listing.items()}
         skipped[generator] += strange
-        total += sum(len(files) for part, files in listing.items() if not _is_finished(part))
+        for part, files in listing.items():
+            parts[part] = len(files)
+            if files and not _is_finished(part, files):
+                names, labels = zip(*files, strict=True)
+                unfinished[part] = _Names(SEPARATOR.join(names), bytes(labels))
+    total = sum(len(names.labels) for names in unfinished.values())
     free = shutil.disk_usage(folder).free
-    if total * _IMAGE_BYTES > free:
+    if total * IMAGE_BYTES > free:
         raise OSError(
-            f"{folder} needs {total * _IMAGE_BYTES / 1e9:.1f} GB for {total} images, but its disk has {free / 1e9:.1f}"
+            f"{folder} needs {total * IMAGE_BYTES / 1e9:.1f} GB for {total} images, but its disk has {free / 1e9:.1f}"
         )
     for generator in sources:
         base = folder / generator
@@ -208,30 +201,28 @@ def _prepare(
             progress(done, total)
 
     advance(0)
-    if total:
-        listings = (listing.items() for _, listing, _ in _listings(raw, folder, sources))
-        unfinished = (item for item in itertools.chain.from_iterable(listings) if not _is_finished(item[0]))
-        for part, results in itertools.groupby(_decode_all(unfinished, jobs), key=lambda result: result[0]):
-            _write_part(part, (decoded for _, decoded in results), advance)
+    if unfinished:
+        with contextlib.closing(_decode_all(unfinished, jobs)) as chunks:
+            for part, results in itertools.groupby(chunks, key=lambda result: result[0]):
+                _finish_part(part, parts[part], (decoded for _, decoded in results), advance)
     report = _report(raw, folder, parts, skipped)
-    for generator, files in skipped.items():
+    for generator, entries in skipped.items():
         rows = io.StringIO(newline="")
-        csv.writer(rows).writerows([Skipped._fields, *sorted(files)])
+        csv.writer(rows).writerows([Skipped._fields, *sorted(entries)])
         write_text(folder / generator / "skipped.csv", rows.getvalue())
     return report
 
 
 def _listings(
     raw: Path, folder: Path, sources: dict[str, Path]
-) -> Iterator[tuple[str, dict[_Part, list[RawFile]], list[Skipped]]]:
+) -> Iterator[tuple[str, dict[Part, list[RawFile]], list[Skipped]]]:
     """Yields the generator, the parts with their files, and all other entries of one folder of a download at a time."""
     for (generator, source), split, form in itertools.product(sources.items(), SPLITS, FORMS):
         tasks, strange = list_raw(source / split / form, generator, split, form)
         listing = {}
         for task, files in enumerate(tasks):
             target = folder / generator / str(task) / split / form
-            fingerprint = hashlib.sha256(repr(files).encode()).hexdigest()
-            listing[_Part(source / split / form, target, generator, task, split, form, fingerprint)] = files
+            listing[Part(source / split / form, target, generator, task, split, form)] = files
         place = (source / split / form).relative_to(raw)
         yield generator, listing, [Skipped(str(place / _readable(name)), "no image of GenImage") for name in strange]
 
@@ -241,7 +232,7 @@ def _readable(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def _manifest(part: _Part) -> dict[str, Any] | None:
+def _manifest(part: Part) -> dict[str, Any] | None:
     """Returns the manifest of a part, None if there is none that can be used."""
     try:
         return read_manifest(part.target)
@@ -249,31 +240,41 @@ def _manifest(part: _Part) -> dict[str, Any] | None:
         return None
 
 
-def _is_finished(part: _Part) -> bool:
+def _is_finished(part: Part, files: list[RawFile]) -> bool:
     manifest = _manifest(part)
-    return (
-        manifest is not None
-        and (manifest.get("format"), manifest.get("source")) == (_FORMAT, part.fingerprint)
-        and all(size_problem(part.target / name, file["bytes"]) is None for name, file in manifest["files"].items())
-    )
+    if manifest is None or manifest.get("format") != _FORMAT or manifest.get("source") is None:
+        return False
+    if any(size_problem(part.target / name, file["bytes"]) is not None for name, file in manifest["files"].items()):
+        return False
+    try:
+        records = (record(file.name, os.stat(part.source / file.name)) for file in files)
+        return bool(hashlib.sha256(b"".join(records)).hexdigest() == manifest["source"])
+    except OSError as error:
+        if error.errno in UNREADABLE:
+            return False
+        raise
 
 
-def _decode_all(parts: Iterable[tuple[_Part, list[RawFile]]], jobs: int) -> Iterator[tuple[_Part, _Decoded]]:
-    """Yields the decoded chunks of all parts in order."""
-    chunks = (
-        (part, (part.source, files[start : start + _CHUNK], part.form))
-        for part, files in parts
-        for start in range(0, len(files), _CHUNK)
-    )
+def _chunks(parts: Mapping[Part, _Names]) -> Iterator[tuple[Part, list[str], bytes, int]]:
+    """Yields what a process decodes at a time: names, labels, and the place of the first image in the part."""
+    for part, (joined, labels) in parts.items():
+        names = joined.split(SEPARATOR)
+        for start in range(0, len(names), CHUNK):
+            yield part, names[start : start + CHUNK], labels[start : start + CHUNK], start
+
+
+def _decode_all(parts: Mapping[Part, _Names], jobs: int) -> Generator[tuple[Part, Decoded], None, None]:
+    """Yields what became of the chunks of all parts, in order."""
+    chunks = _chunks(parts)
     if jobs == 1:
-        yield from ((part, _decode(*chunk)) for part, chunk in chunks)
+        yield from ((chunk[0], decode(*chunk)) for chunk in chunks)
         return
-    with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_start_worker) as pool:
-        waiting: deque[tuple[_Part, Future[_Decoded]]] = deque()
+    with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=start_worker) as pool:
+        waiting: deque[tuple[Part, Future[Decoded]]] = deque()
         try:
-            for part, chunk in chunks:
-                waiting.append((part, pool.submit(_decode, *chunk)))
-                if len(waiting) == 4 * jobs:  # enough to keep all processes busy, few enough to keep in memory
+            for chunk in chunks:
+                waiting.append((chunk[0], pool.submit(decode, *chunk)))
+                if len(waiting) == 4 * jobs:  # enough to keep all processes busy while a part is finished
                     done, future = waiting.popleft()
                     yield done, future.result()
             for done, future in waiting:
@@ -284,77 +285,50 @@ def _decode_all(parts: Iterable[tuple[_Part, list[RawFile]]], jobs: int) -> Iter
                 'processes must do so below a line if __name__ == "__main__":'
             ) from error
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
 
 
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main one ends the others
-    threading.Thread(target=_end_with_main_process, daemon=True).start()
-
-
-def _end_with_main_process() -> None:
-    main = parent_process()
-    if main is not None:
-        main.join()  # returns even if it is killed, when it can end nobody
-        os._exit(1)
-
-
-def _decode(folder: Path, files: list[RawFile], form: Form) -> _Decoded:
-    images = np.empty((len(files), 3, SIDE, SIDE), np.uint8)
+def _finish_part(part: Part, num_files: int, chunks: Iterable[Decoded], advance: Callable[[int], None]) -> None:
+    """Waits for the images of a part, then writes its labels and its manifest; until then, old ones stay."""
     labels: list[int] = []
+    ends: list[int] = []
+    source = hashlib.sha256()
+    content = hashlib.sha256(header(num_files))  # of the images, taken while others are decoded
     skipped: list[tuple[str, str]] = []
     unreadable = False
-    for file in files:
-        path = f"{folder}{os.sep}{file.name}"
-        try:
-            if not file.size:
-                raise ValueError("empty file")
-            with Image.open(path) as image:
-                images[len(labels)] = to_pixels(image, form)
-            labels.append(file.label)
-        except MemoryError as error:
-            raise OSError(errno.ENOMEM, "not enough memory to decode it", path) from error
-        except Exception as error:  # whatever a damaged file makes a decoder raise
-            if isinstance(error, OSError) and error.errno is not None:
-                if error.errno not in UNREADABLE:  # not the file is to blame, but the disk
-                    raise OSError(error.errno, error.strerror, path) from error
-                unreadable = True
-            skipped.append((file.name, str(error).replace(f"{folder}{os.sep}", "")))
-    return _Decoded(images[: len(labels)], labels, skipped, unreadable)
-
-
-def _write_part(part: _Part, chunks: Iterable[_Decoded], advance: Callable[[int], None]) -> None:
-    """Writes the arrays of a part while they come, then its manifest; until all is written, old ones stay."""
-    labels: list[int] = []
-    skipped: list[tuple[str, str]] = []
-    unreadable = False
+    for number, chunk in enumerate(chunks):
+        labels += chunk.labels
+        ends.append(len(labels))
+        source.update(chunk.records)
+        with part.unfinished.open("rb") as file:
+            file.seek(offset(number * CHUNK))
+            content.update(file.read(len(chunk.labels) * IMAGE_BYTES))
+        skipped += chunk.skipped
+        unreadable |= chunk.unreadable
+        advance(len(chunk.labels) + len(chunk.skipped))
     with (  # they get their names in the reverse order
         atomic_path(part.target / "manifest.json") as manifest_path,
         atomic_path(part.target / "labels.npy") as labels_path,
         atomic_path(part.target / "images.npy") as images_path,
     ):
-        with images_path.open("wb") as file:
-            _write_header(file, 0)
-            for chunk in chunks:
-                file.write(chunk.images.data)
-                labels += chunk.labels
-                skipped += chunk.skipped
-                unreadable |= chunk.unreadable
-                advance(len(chunk.labels) + len(chunk.skipped))
+        part.unfinished.replace(images_path)
+        with images_path.open("rb+") as file:
+            _close_gaps(file, ends)
             file.seek(0)
-            _write_header(file, len(labels))
+            file.write(header(len(labels)))
         with labels_path.open("wb") as file:
             np.save(file, np.array(labels, dtype=np.uint8))
+        checksums = (sha256(images_path) if skipped else content.hexdigest(), sha256(labels_path))
         manifest = {
             "format": _FORMAT,
             **{name: getattr(part, name) for name in ("generator", "task", "split", "form")},
             "images": len(labels),
             "images_per_class": np.bincount(labels, minlength=CLASSES_PER_TASK).tolist(),
             "skipped": skipped,
-            "source": None if unreadable else part.fingerprint,  # None: the next call tries again
+            "source": None if unreadable else source.hexdigest(),  # None: the next call tries again
             "files": {
-                name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
-                for name, path in zip(ARRAYS, (images_path, labels_path), strict=True)
+                name: {"bytes": path.stat().st_size, "sha256": checksum}
+                for name, path, checksum in zip(ARRAYS, (images_path, labels_path), checksums, strict=True)
             },
         }
         manifest_path.write_text(json.dumps(manifest) + "\n")
@@ -364,13 +338,23 @@ def _write_part(part: _Part, chunks: Iterable[_Decoded], advance: Callable[[int]
         (part.target / "manifest.json").unlink(missing_ok=True)  # that of old arrays, which go now
 
 
-def _write_header(file: IO[bytes], n: int) -> None:
-    """Writes the header of an array of ``n`` images, which has the same length for every ``n``."""
-    shape = (n, 3, SIDE, SIDE)
-    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+def _close_gaps(file: IO[bytes], ends: list[int]) -> None:
+    """Moves the images of each chunk to the end of those before it, where a file that was skipped left a gap.
+
+    Args:
+        file: the images, each chunk in its place.
+        ends: number of images up to the end of each chunk.
+    """
+    for number, (begin, end) in enumerate(itertools.pairwise([0, *ends])):
+        if begin < number * CHUNK:
+            file.seek(offset(number * CHUNK))
+            images = file.read(offset(end) - offset(begin))
+            file.seek(offset(begin))
+            file.write(images)
+    file.truncate(offset(ends[-1]))
 
 
-def _report(raw: Path, folder: Path, parts: dict[_Part, int], skipped: dict[str, list[Skipped]]) -> GenImageReport:
+def _report(raw: Path, folder: Path, parts: dict[Part, int], skipped: dict[str, list[Skipped]]) -> GenImageReport:
     """Returns the report, and adds the files that were not converted to ``skipped``."""
     images: dict[tuple[str, Split, Form], int] = {}
     missing = []

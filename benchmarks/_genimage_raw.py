@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,14 +32,10 @@ class RawFile(NamedTuple):
     Attributes:
         name: name of the file.
         label: label of its class within the task, 0 to 99.
-        size: bytes.
-        modified: when it was last written, in nanoseconds since 1970.
     """
 
     name: str
     label: int
-    size: int
-    modified: int
 
 
 def raw_folder(root: Path, generator: str) -> Path | None:
@@ -77,24 +72,22 @@ def list_raw(folder: Path, generator: str, split: Split, form: Form) -> tuple[li
     with os.scandir(folder) as entries:
         for entry in entries:
             parsed = parse_file_name(generator, split, form, entry.name)
-            status = None if parsed is None else _status(entry)
-            if parsed is None or status is None:
+            if parsed is None or not _is_file(entry):
                 strange.append(entry.name)
             elif parsed[0] in used:
                 task, label = used[parsed[0]]
-                tasks[task].append(RawFile(entry.name, label, status.st_size, status.st_mtime_ns))
+                tasks[task].append(RawFile(entry.name, label))
     return [sorted(files) for files in tasks], sorted(strange)
 
 
-def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
-    """Returns size and times of a regular file, None of anything else."""
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Returns whether an entry is a regular file or a link to one; the folder itself tells, but for links."""
     try:
-        status = entry.stat()
+        return entry.is_file()
     except OSError as error:
         if error.errno in UNREADABLE:
-            return None
+            return False
         raise
-    return status if stat.S_ISREG(status.st_mode) else None
 
 
 def to_pixels(image: Image.Image, form: Form) -> NDArray[np.uint8]:

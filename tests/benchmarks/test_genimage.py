@@ -21,6 +21,7 @@ from filelock import FileLock
 from PIL import Image
 
 from clpack.benchmarks import GenImageCL, GenImageDisjoint, check, get, prepare_genimage, verify_data_sets
+from clpack.benchmarks import _genimage_decode as decode_module
 from clpack.benchmarks import _genimage_files as files_module
 from clpack.benchmarks import _genimage_prepare as prepare_module
 from clpack.benchmarks._genimage_classes import (
@@ -484,7 +485,7 @@ class TestPrepare:
     def test_what_decoders_raise(self, error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         folder = forge(tmp_path / "raw", "ADM", [0])
         dataset = GenImageCL("ADM", 1, **HALF, dataset_root=tmp_path / "raw").train_stream[0].dataset
-        monkeypatch.setattr(prepare_module, "to_pixels", lambda image, form: raise_(error))
+        monkeypatch.setattr(decode_module, "to_pixels", lambda image, form: raise_(error))
         monkeypatch.setattr(files_module, "to_pixels", lambda image, form: raise_(error))
         with pytest.raises(
             ValueError, match=rf"{folder}/train/nature/n\d+_\d.JPEG cannot be decoded \({type(error).__name__}"
@@ -502,6 +503,14 @@ class TestPrepare:
         assert content(tmp_path) == content(prepared)
         assert seen[0] == (0, 1802)
         assert seen[-1] == (1802, 1802)
+
+    @pytest.mark.parametrize("images", [1, 7])
+    def test_how_many_images_are_decoded_at_a_time_does_not_matter(
+        self, images: int, raw: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(prepare_module, "CHUNK", images)  # of 1 image: nothing is left of some chunks
+        prepare_genimage(raw, tmp_path)
+        assert content(tmp_path) == content(prepared)
 
     def test_goes_on_where_it_was_interrupted(
         self, raw: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -524,7 +533,7 @@ class TestPrepare:
         assert content(tmp_path) == content(prepared)
         assert {path: path.stat().st_mtime_ns for path in manifests} == manifests
 
-        monkeypatch.setattr(prepare_module, "_decode", None)  # nothing is left to decode
+        monkeypatch.setattr(prepare_module, "decode", None)  # nothing is left to decode
         prepare_genimage(raw, tmp_path)
 
     def test_what_changed_in_the_download_is_converted_again(self, tmp_path: Path) -> None:
