@@ -99,12 +99,16 @@ def decode(part: Part, names: list[str], labels: bytes, start: int) -> Decoded:
             if isinstance(error, OSError) and error.errno is not None:
                 if error.errno not in UNREADABLE:  # not the file is to blame, but the disk
                     raise OSError(error.errno, error.strerror, path) from error
+                os.stat(f"{part.source}{os.sep}{os.curdir}")  # raises if not the file is to blame, but its folder
                 unreadable = True
             skipped.append((name, str(error).replace(f"{part.source}{os.sep}", "")))
     part.target.mkdir(parents=True, exist_ok=True)
-    with open(part.unfinished, "wb", opener=_open_as_it_is) as output:
-        output.seek(offset(start))
-        output.write(images[: len(kept)].data)
+    try:
+        with open(part.unfinished, "wb", opener=_open_as_it_is) as output:
+            output.seek(offset(start))
+            output.write(images[: len(kept)].data)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(part.unfinished)) from error
     return Decoded(kept, b"".join(records), skipped, unreadable)
 
 

@@ -33,7 +33,7 @@ from clpack.data import BatchTransform, TensorImages
 
 from ._genimage_classes import CLASSES_PER_TASK, GENERATORS, Form, Split, class_set
 from ._genimage_prepared import AGAIN, read_manifest, size_problem
-from ._genimage_raw import SIDE, RawFile, list_raw, raw_folder, to_pixels
+from ._genimage_raw import SIDE, RawFile, is_filled, list_raw, raw_folder, to_pixels
 
 __all__ = ["MEAN", "STD", "GenImageFiles", "TaskImages"]
 
@@ -96,12 +96,12 @@ class GenImageFiles:
         folder = raw / split / form
         if folder not in self._listings:
             tasks, strange = list_raw(folder, generator, split, form)
-            filled = [[file for file in files if (folder / file.name).stat().st_size] for files in tasks]
+            filled = [[file for file in files if is_filled(folder / file.name)] for files in tasks]
             n_empty = sum(map(len, tasks)) - sum(map(len, filled))
             if strange or n_empty:
                 warnings.warn(
-                    f"{folder}: {len(strange)} entries that are no files of GenImage and {n_empty} empty files are "
-                    "left out; clpack data prepare genimage lists them",
+                    f"{folder}: {len(strange)} entries that are no files of GenImage and {n_empty} empty or "
+                    "unreadable files are left out; clpack data prepare genimage lists them",
                     stacklevel=4,
                 )
             self._listings[folder] = filled

@@ -15,6 +15,7 @@ import hashlib
 import io
 import itertools
 import json
+import math
 import os
 import shutil
 from collections import deque
@@ -180,8 +181,7 @@ def _prepare(
         for part, files in listing.items():
             parts[part] = len(files)
             if files and not _is_finished(part, files):
-                names, labels = zip(*files, strict=True)
-                unfinished[part] = _Names(SEPARATOR.join(names), bytes(labels))
+                unfinished[part] = _Names(SEPARATOR.join(f.name for f in files), bytes(f.label for f in files))
     total = sum(len(names.labels) for names in unfinished.values())
     free = shutil.disk_usage(folder).free
     if total * IMAGE_BYTES > free:
@@ -201,10 +201,10 @@ def _prepare(
             progress(done, total)
 
     advance(0)
-    if unfinished:
-        with contextlib.closing(_decode_all(unfinished, jobs)) as chunks:
-            for part, results in itertools.groupby(chunks, key=lambda result: result[0]):
-                _finish_part(part, parts[part], (decoded for _, decoded in results), advance)
+    with contextlib.closing(_decode_all(unfinished, jobs)) as chunks:
+        for part, names in unfinished.items():
+            num_files = len(names.labels)
+            _finish_part(part, num_files, itertools.islice(chunks, math.ceil(num_files / CHUNK)), advance)
     report = _report(raw, folder, parts, skipped)
     for generator, entries in skipped.items():
         rows = io.StringIO(newline="")
@@ -263,22 +263,21 @@ def _chunks(parts: Mapping[Part, _Names]) -> Iterator[tuple[Part, list[str], byt
             yield part, names[start : start + CHUNK], labels[start : start + CHUNK], start
 
 
-def _decode_all(parts: Mapping[Part, _Names], jobs: int) -> Generator[tuple[Part, Decoded], None, None]:
+def _decode_all(parts: Mapping[Part, _Names], jobs: int) -> Generator[Decoded, None, None]:
     """Yields what became of the chunks of all parts, in order."""
     chunks = _chunks(parts)
     if jobs == 1:
-        yield from ((chunk[0], decode(*chunk)) for chunk in chunks)
+        yield from itertools.starmap(decode, chunks)
         return
     with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=start_worker) as pool:
-        waiting: deque[tuple[Part, Future[Decoded]]] = deque()
+        waiting: deque[Future[Decoded]] = deque()
         try:
             for chunk in chunks:
-                waiting.append((chunk[0], pool.submit(decode, *chunk)))
+                waiting.append(pool.submit(decode, *chunk))
                 if len(waiting) == 4 * jobs:  # enough to keep all processes busy while a part is finished
-                    done, future = waiting.popleft()
-                    yield done, future.result()
-            for done, future in waiting:
-                yield done, future.result()
+                    yield waiting.popleft().result()
+            for future in waiting:
+                yield future.result()
         except BrokenProcessPool as error:
             raise OSError(
                 "a process that decodes images ended, perhaps for lack of memory; a script that prepares with several "

@@ -16,7 +16,7 @@ from PIL import Image
 
 from ._genimage_classes import GENERATORS, TASKS, Form, Split, parse_file_name, task_and_label
 
-__all__ = ["FORMS", "SIDE", "SPLITS", "UNREADABLE", "RawFile", "list_raw", "raw_folder", "to_pixels"]
+__all__ = ["FORMS", "SIDE", "SPLITS", "UNREADABLE", "RawFile", "is_filled", "list_raw", "raw_folder", "to_pixels"]
 
 SPLITS: tuple[Split, ...] = ("train", "val")
 FORMS: tuple[Form, ...] = ("nature", "ai")
@@ -84,6 +84,16 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
     """Returns whether an entry is a regular file or a link to one; the folder itself tells, but for links."""
     try:
         return entry.is_file()
+    except OSError as error:
+        if error.errno in UNREADABLE:
+            return False
+        raise
+
+
+def is_filled(path: Path) -> bool:
+    """Returns whether a file can be read and is not empty, as far as the folder tells."""
+    try:
+        return path.stat().st_size > 0
     except OSError as error:
         if error.errno in UNREADABLE:
             return False

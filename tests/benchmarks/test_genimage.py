@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import json
+import multiprocessing
 import os
 import shutil
 import tracemalloc
@@ -128,6 +129,11 @@ def content(root: Path) -> dict[str, bytes]:
         for path in root.rglob("*")
         if path.is_file() and path.name != ".prepare.lock"
     }
+
+
+def manifest_of(folder: Path) -> dict[str, Any]:
+    manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+    return manifest
 
 
 def colors(dataset: Any) -> torch.Tensor:
@@ -267,6 +273,8 @@ def test_prepared_images_are_those_of_the_download_in_the_order_of_their_names(r
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["images"] == 200
     assert manifest["images_per_class"] == [2] * 100
+    for path in prepared.rglob("images.npy"):
+        assert path.stat().st_size == 128 + np.load(path, mmap_mode="r").nbytes  # also where a file was skipped
 
 
 def test_disjoint_stream_takes_each_generator_once(prepared: Path) -> None:
@@ -466,10 +474,17 @@ class TestPrepare:
     @pytest.mark.parametrize("number", [errno.EACCES, errno.ENOENT, errno.EIO])
     def test_files_that_cannot_be_read(self, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         folder = forge(tmp_path / "raw", "ADM", []) / "train/ai"
-        path = folder / synthetic_name("ADM", class_set(0)[0].index, 0)
-        Image.new("RGB", (8, 8)).save(path)
+        path, other = (folder / synthetic_name("ADM", class_set(0)[0].index, number) for number in range(2))
+        for place in (path, other):
+            Image.new("RGB", (8, 8)).save(place)
+
+        def open_other(name: str) -> Any:
+            return raise_(OSError(number, os.strerror(number))) if name == str(path) else original(name)
+
+        original = Image.open
+        monkeypatch.setattr(prepare_module, "CHUNK", 1)
         with monkeypatch.context() as patch:
-            patch.setattr(Image, "open", lambda path: raise_(OSError(number, os.strerror(number))))
+            patch.setattr(Image, "open", open_other)
             if number == errno.EIO:
                 with pytest.raises(OSError, match=rf"Input/output error: '{path}'"):
                     prepare_genimage(tmp_path / "raw", tmp_path)
@@ -477,7 +492,20 @@ class TestPrepare:
             ((place, reason),) = prepare_genimage(tmp_path / "raw", tmp_path).skipped
         assert (Path(place).name, reason) == (path.name, f"[Errno {number}] {os.strerror(number)}")
         assert prepare_genimage(tmp_path / "raw", tmp_path).skipped == []  # it was tried again
-        assert len(np.load(tmp_path / "genimage/ADM/0/train/ai/labels.npy")) == 1
+        assert len(np.load(tmp_path / "genimage/ADM/0/train/ai/labels.npy")) == 2
+
+    def test_a_download_that_goes_away_takes_nothing_along(self, tmp_path: Path) -> None:
+        folder = forge(tmp_path / "raw", "BigGAN", [1]) / "val/ai"
+        prepare_genimage(tmp_path / "raw", tmp_path / "out")
+        before = content(tmp_path / "out")
+        Image.new("RGB", (8, 8)).save(folder / synthetic_name("BigGAN", class_set(1)[0].index, 9))
+        with pytest.raises(FileNotFoundError, match=f"No such file or directory: '{folder}"):
+            prepare_genimage(
+                tmp_path / "raw",
+                tmp_path / "out",
+                progress=lambda done, total: None if done else (tmp_path / "raw").rename(tmp_path / "elsewhere"),
+            )
+        assert content(tmp_path / "out") == before
 
     @pytest.mark.parametrize(
         "error", [Image.DecompressionBombError("large"), NotImplementedError("new"), MemoryError()]
@@ -504,6 +532,15 @@ class TestPrepare:
         assert seen[0] == (0, 1802)
         assert seen[-1] == (1802, 1802)
 
+    def test_a_process_that_ends(self, raw: Path, tmp_path: Path) -> None:
+        def progress(done: int, total: int) -> None:
+            if done:
+                multiprocessing.active_children()[0].kill()
+
+        with pytest.raises(OSError, match="a process that decodes images ended, perhaps for lack of memory"):
+            prepare_genimage(raw, tmp_path, jobs=2, progress=progress)
+        assert not list(tmp_path.rglob("*.partial"))
+
     @pytest.mark.parametrize("images", [1, 7])
     def test_how_many_images_are_decoded_at_a_time_does_not_matter(
         self, images: int, raw: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -512,8 +549,9 @@ class TestPrepare:
         prepare_genimage(raw, tmp_path)
         assert content(tmp_path) == content(prepared)
 
+    @pytest.mark.parametrize("jobs", [1, 2])
     def test_goes_on_where_it_was_interrupted(
-        self, raw: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, jobs: int, raw: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def stop_at(limit: int) -> Callable[[int, int], None]:
             def progress(done: int, total: int) -> None:
@@ -523,12 +561,12 @@ class TestPrepare:
             return progress
 
         with pytest.raises(KeyboardInterrupt):
-            prepare_genimage(raw, tmp_path, progress=stop_at(900))
+            prepare_genimage(raw, tmp_path, jobs=jobs, progress=stop_at(900))
         manifests = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("manifest.json")}
         assert manifests
         assert not list(tmp_path.rglob("*.partial"))
-        left_over = next(iter(manifests)).parent / ".images.npy.abc.partial"
-        left_over.write_bytes(b"of a process that was killed")
+        for name in (".images.npy.partial", ".images.npy.abc.partial"):
+            (next(iter(manifests)).parent / name).write_bytes(b"of a process that was killed")
         prepare_genimage(raw, tmp_path)
         assert content(tmp_path) == content(prepared)
         assert {path: path.stat().st_mtime_ns for path in manifests} == manifests
@@ -536,7 +574,9 @@ class TestPrepare:
         monkeypatch.setattr(prepare_module, "decode", None)  # nothing is left to decode
         prepare_genimage(raw, tmp_path)
 
-    def test_what_changed_in_the_download_is_converted_again(self, tmp_path: Path) -> None:
+    def test_what_changed_in_the_download_is_converted_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         folder = forge(tmp_path / "raw", "BigGAN", [1])
         arrays = tmp_path / "genimage/BigGAN/1/val/ai"
         prepare_genimage(tmp_path / "raw", tmp_path)
@@ -565,9 +605,16 @@ class TestPrepare:
         Image.new("RGB", (8, 8)).save(folder / "val/ai" / synthetic_name("BigGAN", class_set(1)[0].index, 9))
         assert first_pixel_after(lambda path: os.truncate(arrays / "images.npy", 100)) == 79
         assert np.load(arrays / "labels.npy").tolist().count(0) == 2
-        for manifest in ("[]", "{"):
+        same = manifest_of(arrays)
+        for manifest in ("[]", "{", json.dumps(same | {"format": 0})):
             assert first_pixel_after(lambda path, text=manifest: (arrays / "manifest.json").write_text(text)) == 79
+            assert manifest_of(arrays) == same
         assert first_pixel_after(lambda path: os.truncate(arrays / "images.npy", 100)) == 79
+        assert first_pixel_after(lambda path: path.rename(f"{path}".replace("_00000.", "_00001."))) == 79
+        assert manifest_of(arrays)["source"] != same["source"]
+        with monkeypatch.context() as patch:  # a file that vanishes meanwhile
+            patch.setattr(prepare_module, "record", lambda name, status: raise_(FileNotFoundError(errno.ENOENT, name)))
+            assert first_pixel_after(lambda path: None) == 79
         assert all(problem is None for _, problem in verify_genimage(tmp_path))
 
     def test_old_arrays_stay_until_the_new_ones_are_whole(
@@ -610,6 +657,12 @@ class TestPrepare:
         assert [status.problem for status in verify_data_sets(tmp_path, ["genimage"])].count(None) == 2
         with pytest.raises(FileNotFoundError, match="no train/nature images of ADM for task 1"):
             GenImageCL("ADM", 2, **HALF, dataset_root=tmp_path)
+
+    def test_images_that_cannot_be_written(self, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        error = OSError(errno.EIO, os.strerror(errno.EIO))
+        monkeypatch.setattr(decode_module, "_open_as_it_is", lambda path, flags: raise_(error))
+        with pytest.raises(OSError, match=rf"Input/output error: '{tmp_path}/.*/\.images\.npy\.partial'"):
+            prepare_genimage(raw, tmp_path)
 
     def test_one_process_at_a_time(self, raw: Path, tmp_path: Path) -> None:
         (tmp_path / "genimage").mkdir()
@@ -733,7 +786,7 @@ class TestBadInput:
 
     def test_files_of_the_download_that_cannot_be_used(self, raw: Path) -> None:
         with pytest.warns(
-            UserWarning, match="train/ai: 1 entries that are no files of GenImage and 1 empty files are left out"
+            UserWarning, match="train/ai: 1 entries that are no files of GenImage and 1 empty or unreadable"
         ):
             GenImageCL("ADM", 1, synthetic_tasks=1, **HALF, dataset_root=raw)
         dataset = GenImageCL("ADM", 2, val_fraction=0, dataset_root=raw).train_stream[1].dataset
