@@ -42,7 +42,7 @@ class EpochLoss(Template):
         score: see :class:`~clpack.strategies.PruningPlugin`; ``"epoch_loss"``, ``"epoch_accuracy"``, ``"caper"`` and
             ``"random"`` are those of [1]. None: no scoring and no removal.
         remove_fraction: of each task's samples.
-        class_cap: None or ``"balanced"``, see :func:`clpack.pruning.select`.
+        class_cap: None, a number of samples or ``"balanced"``, see :func:`clpack.pruning.select`.
         min_per_class: see :class:`~clpack.strategies.PruningPlugin`, like ``save_to``.
         save_to: folder for scores, kept and removed samples of each experience.
         score_options: further arguments of the score.

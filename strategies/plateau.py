@@ -50,7 +50,8 @@ class PlateauPlugin(SupervisedPlugin):
         seed: of what the attack draws.
 
     Raises:
-        ValueError: if a number is out of range; in training, if the benchmark has no such stream.
+        ValueError: if a number is out of range; in training, if the benchmark has no such stream, or a plugin that
+            makes phases comes after this one.
     """
 
     def __init__(
@@ -75,7 +76,11 @@ class PlateauPlugin(SupervisedPlugin):
         self._best: dict[str, Tensor] | None = None
 
     def before_training(self, strategy: Any, **kwargs: Any) -> None:
-        """Notes the first learning rate."""
+        """Notes the first learning rate, and checks the order of the plugins."""
+        plugins = list(strategy.plugins)
+        for plugin in plugins[plugins.index(self) :]:
+            if isinstance(plugin, PruningPlugin | SubnetworkPlugin):
+                raise ValueError(f"{type(plugin).__name__} must come before PlateauPlugin; put PlateauPlugin after it")
         if not self._first_rates:
             self._first_rates = [group["lr"] for group in strategy.optimizer.param_groups]
 

@@ -50,8 +50,9 @@ class SubnetworkPlugin(SupervisedPlugin):
         tasks: the number of the subnetwork of each task label.
 
     Raises:
-        ValueError: if an argument is out of range; in training, if the optimizer has weight decay, a task comes again
-            or an experience has several, or the weights of ``pretrained_path`` are not those of the network.
+        ValueError: if an argument is out of range; in training, if there is another such plugin, the optimizer has
+            weight decay, a task comes again or an experience has several, or the weights of ``pretrained_path`` are not
+            those of the network.
         FileNotFoundError: in training, if there is no such file.
         TypeError: in training, if the model has no heads for tasks.
         RuntimeError: in training, if the task before was interrupted, or a plugin after this one stops it too early.
@@ -88,8 +89,10 @@ class SubnetworkPlugin(SupervisedPlugin):
         return self._tuning
 
     def before_training(self, strategy: Any, **kwargs: Any) -> None:
-        """Checks model and optimizer, and makes the subnetworks."""
+        """Checks model, optimizer and plugins, and makes the subnetworks."""
         self._leave_view()
+        if sum(isinstance(plugin, SubnetworkPlugin) for plugin in strategy.plugins) > 1:
+            raise ValueError("the strategy has more than one SubnetworkPlugin; leave one of them out")
         if self._unfinished is not None:
             strategy.train_epochs = self._train_epochs
         if any(group.get("weight_decay") for group in strategy.optimizer.param_groups):
@@ -137,9 +140,12 @@ class SubnetworkPlugin(SupervisedPlugin):
             strategy.stop_training()
 
     def before_update(self, strategy: Any, **kwargs: Any) -> None:
-        """Keeps the weights of earlier tasks where they are."""
+        """Keeps the weights and heads of earlier tasks where they are, also with a memory or a distillation of them."""
         assert self.subnetworks is not None
         self.subnetworks.mask_gradients()
+        for label, head in strategy.model.heads.classifiers.items():
+            if label != str(self._unfinished):
+                head.zero_grad(set_to_none=True)
 
     def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
         """Counts, but for scoring epochs that come before the others."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 from avalanche.benchmarks import dataset_benchmark
 from avalanche.core import SupervisedPlugin
-from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin
+from avalanche.training.plugins import EvaluationPlugin, LwFPlugin, ReplayPlugin
 from avalanche.training.supervised import Naive
 from safetensors.torch import save_file
 from torch import nn
@@ -219,6 +219,17 @@ class TestSubnetworks:
         share = (plugin.subnetworks.mask(0)["conv2.weight"]).double().mean().item()
         assert share == pytest.approx(0.35, abs=0.01)
 
+    @pytest.mark.parametrize("other", [lambda: ReplayPlugin(20), lambda: LwFPlugin(1.0, 2.0)], ids=["replay", "LwF"])
+    def test_earlier_tasks_are_kept_with_a_memory_of_them(self, make_stream, other):
+        torch.manual_seed(0)
+        stream, plugin = make_stream(2), SubnetworkPlugin(finetune_epochs=1, bn="per_task")
+        strategy = naive(with_head(Conv(), "multi"), [plugin, other()])
+        strategy.train(stream.train_stream[0])
+        before = {name: value.clone() for name, value in strategy.model.heads.classifiers["0"].state_dict().items()}
+        strategy.train(stream.train_stream[1])
+        after = strategy.model.heads.classifiers["0"].state_dict()
+        assert all(torch.equal(after[name], value) for name, value in before.items())
+
     def test_phases(self, make_stream):
         notes = Watch(lambda strategy: (strategy.clock.train_exp_epochs, len(strategy.optimizer.state)))
         plugin = SubnetworkPlugin(finetune_epochs=2)
@@ -283,6 +294,8 @@ class TestSubnetworks:
                 SubnetworkPlugin(**options)
         with pytest.raises(TypeError, match='with_head\\(model, "multi"\\)'):
             naive(make_model(), [SubnetworkPlugin()]).train(experience)
+        with pytest.raises(ValueError, match="more than one SubnetworkPlugin"):
+            naive(with_head(Conv(), "multi"), [SubnetworkPlugin(), SubnetworkPlugin()]).train(experience)
         strategy = naive(with_head(Conv(), "multi"), [SubnetworkPlugin(finetune_epochs=0)], train_epochs=1)
         strategy.train(experience)
         with pytest.raises(ValueError, match="a task of its own"):
@@ -290,6 +303,11 @@ class TestSubnetworks:
 
 
 class TestPlateau:
+    def test_comes_after_the_plugins_that_make_phases(self, make_stream):
+        strategy = naive(with_head(Conv(), "multi"), [PlateauPlugin(), SubnetworkPlugin()])
+        with pytest.raises(ValueError, match="SubnetworkPlugin must come before PlateauPlugin"):
+            strategy.train(make_stream(5).train_stream[0])
+
     def test_follows_the_rule(self, make_stream, monkeypatch):
         accuracies = iter([0.5, 0.4, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6])
         states = []
