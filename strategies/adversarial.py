@@ -30,7 +30,9 @@ from .templates import Template
 
 __all__ = ["AdversarialTrainingPlugin", "Attack", "AttackedAccuracyMatrix", "robust_accuracy_metrics"]
 
-_PGD_OPTIONS = ("eps", "step_size", "steps", "random_start", "mode")
+# arguments of attacks that are no options, but given with each batch
+_OF_BATCH = ("model", "images", "targets", "task_labels", "noise", "signs", "start_noise", "generator")
+_ROUNDING = 1e-4  # how far pixels may be outside of [0, 1]
 
 
 @dataclass(frozen=True)
@@ -44,18 +46,16 @@ class Attack:
 
     Raises:
         ValueError: if there is no such attack, or an option is out of range.
-        TypeError: if there is no such option.
+        TypeError: if there is no such option, or it is of the wrong type.
     """
 
     name: str = "pgd"
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        names = ("pgd", *CORRUPTIONS)
-        if self.name not in names:
-            raise ValueError(unknown_name("attack", self.name, names))
-        if self.name == "pgd" and (unknown := [key for key in self.options if key not in _PGD_OPTIONS]):
-            raise TypeError(unknown_name("pgd option", unknown[0], _PGD_OPTIONS))
+        known = _defaults(self.name)
+        if unknown := [key for key in self.options if key not in known]:
+            raise TypeError(unknown_name(f"{self.name} option", unknown[0], known))
         self(nn.Flatten(), torch.zeros(1, 3, 2, 2), torch.zeros(1, dtype=torch.int64), None, torch.Generator())
 
     def __call__(
@@ -87,13 +87,35 @@ class Attack:
         with strategy._precision() if isinstance(strategy, Template) else contextlib.nullcontext():
             return self(model, strategy.mb_x, strategy.mb_y, labels, generator)
 
+    def check_pixels(self, images: Tensor) -> None:
+        """Raises unless the pixels of images are in [0, 1], at the cost of a host synchronization.
+
+        Args:
+            images: tensor of any shape that is not empty.
+
+        Raises:
+            ValueError: if there are pixels outside of [0, 1], by more than rounding.
+        """
+        low, high = torch.stack(images.aminmax()).tolist()
+        if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
+            raise ValueError(
+                f"the attack {self.name!r} needs pixels in [0, 1], got values from {low:.5g} to {high:.5g}; leave the "
+                "normalization to the model, e.g. nn.Sequential(Normalize(mean, std), model), not to the transforms"
+            )
+
+    def __str__(self) -> str:
+        """Returns the name with the options that are not the defaults, e.g. ``pgd_eps=0.5``."""
+        changed = [key for key, value in _defaults(self.name).items() if self.options.get(key, value) != value]
+        return "_".join([self.name, *(f"{key}={self.options[key]}" for key in changed)])
+
 
 class AdversarialTrainingPlugin(SupervisedPlugin):
     """Trains on attacked images instead of clean ones.
 
     Every training mini-batch, replayed samples included, is replaced by its attacked version just before the forward
     pass; there is no clean half, as in [1]. The scoring phase of a :class:`~clpack.strategies.PruningPlugin` stays
-    clean. Pixels must be in [0, 1]: leave out transforms that normalize, or normalize in the model.
+    clean. Pixels must be in [0, 1]: leave out transforms that normalize, or normalize in the model. The first batch of
+    each experience is checked.
 
     Args:
         attack: the name of an :class:`Attack`.
@@ -101,7 +123,7 @@ class AdversarialTrainingPlugin(SupervisedPlugin):
         options: of the attack.
 
     Raises:
-        ValueError, TypeError: see :class:`Attack`.
+        ValueError, TypeError: see :class:`Attack`; in training, if pixels are not in [0, 1].
     """
 
     def __init__(self, attack: str = "pgd", *, seed: int = 0, **options: Any) -> None:
@@ -116,6 +138,11 @@ class AdversarialTrainingPlugin(SupervisedPlugin):
         period = (clock.train_exp_counter, clock.train_exp_epochs)
         self._generator = generator_for(self.seed, "training attack", *period, device=strategy.device)
 
+    def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        """Checks the first mini-batch of an experience, which no plugin of this kind has attacked yet."""
+        if strategy.clock.train_exp_iterations == 0:
+            self.attack.check_pixels(strategy.mb_x)
+
     def before_forward(self, strategy: Any, **kwargs: Any) -> None:
         """Attacks the mini-batch."""
         if not is_scoring(strategy):
@@ -125,21 +152,26 @@ class AdversarialTrainingPlugin(SupervisedPlugin):
 class AttackedAccuracyMatrix(AccuracyMatrix):
     """The :class:`~clpack.strategies.AccuracyMatrix` of the accuracies on attacked images.
 
-    Its values are named like those of the clean one with the attack after the name:
-    ``Average_Accuracy_pgd/eval_phase/test_stream``. Experiences that were not trained yet are not attacked. What an
-    attack draws depends on ``seed`` and the experience only, so every evaluation of a model gives the same number.
+    Its values are named like those of the clean one with the attack after the name, and with its options that are not
+    the defaults: ``Average_Accuracy_pgd/eval_phase/test_stream``, ``Average_Accuracy_pgd_eps=0.5/eval_phase/...``.
+    Experiences that were not trained yet are not attacked. What an attack draws depends on ``seed`` and the experience
+    only, so every evaluation of a model gives the same number. Pixels must be in [0, 1]; the first batch of each
+    experience is checked.
 
     Args:
         attack: what is done to the images of every evaluation mini-batch.
         stream_name: the stream to watch; evaluations of others are ignored.
         seed: of what the attack draws.
+
+    Raises:
+        ValueError: in evaluation, if pixels are not in [0, 1].
     """
 
     def __init__(self, attack: Attack, stream_name: str = "test", *, seed: int = 0) -> None:
         super().__init__(stream_name)
         self.attack = attack
         self.seed = seed
-        self.suffix = f"_{attack.name}"
+        self.suffix = f"_{attack}"
         self._generator = torch.Generator()
 
     def before_eval_exp(self, strategy: Any) -> None:
@@ -151,6 +183,8 @@ class AttackedAccuracyMatrix(AccuracyMatrix):
         experience = strategy.experience
         if experience.origin_stream.name != self.stream_name or experience.current_experience not in self._order:
             return
+        if self._correct is None:  # the first batch
+            self.attack.check_pixels(strategy.mb_x)
         clean_batch, clean_output = strategy.mbatch, strategy.mb_output
         strategy.mbatch = [self.attack.of_batch(strategy, self._generator), *clean_batch[1:]]
         strategy.mb_output = strategy.forward()
@@ -158,7 +192,7 @@ class AttackedAccuracyMatrix(AccuracyMatrix):
         strategy.mbatch, strategy.mb_output = clean_batch, clean_output
 
     def __str__(self) -> str:
-        return f"Accuracy_Matrix_{self.attack.name}"
+        return f"Accuracy_Matrix{self.suffix}"
 
 
 def robust_accuracy_metrics(
@@ -177,10 +211,12 @@ def robust_accuracy_metrics(
         A list with one :class:`AttackedAccuracyMatrix` for each attack.
 
     Raises:
-        ValueError, TypeError: see :class:`Attack`; and if no attack has a given option.
+        ValueError, TypeError: see :class:`Attack`; and if ``attacks`` is a string, or no attack has a given option.
     """
+    if isinstance(attacks, str):
+        raise TypeError(f"attacks must be a sequence of names, got the string {attacks!r}; write ({attacks!r},)")
     own = {
-        name: {key: value for key, value in options.items() if _has_option(name, key)}
+        name: {key: value for key, value in options.items() if key in _defaults(name)}
         for name in dict.fromkeys(attacks)
     }
     taken = {key for chosen in own.values() for key in chosen}
@@ -189,7 +225,10 @@ def robust_accuracy_metrics(
     return [AttackedAccuracyMatrix(Attack(name, chosen), stream_name, seed=seed) for name, chosen in own.items()]
 
 
-def _has_option(attack: str, option: str) -> bool:
-    if attack == "pgd":
-        return option in _PGD_OPTIONS
-    return option in inspect.signature(getattr(corruptions, attack, corrupt)).parameters
+def _defaults(attack: str) -> dict[str, Any]:
+    """Returns the options of an attack with their defaults, in the order of its function."""
+    names = ("pgd", *CORRUPTIONS)
+    if attack not in names:
+        raise ValueError(unknown_name("attack", attack, names))
+    parameters = inspect.signature(pgd if attack == "pgd" else getattr(corruptions, attack)).parameters
+    return {name: parameter.default for name, parameter in parameters.items() if name not in _OF_BATCH}

@@ -14,6 +14,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -22,6 +23,8 @@ from torch.nn import functional as F
 
 from clpack.names import unknown_name
 from clpack.randomness import generator_for
+
+from ._checks import check_given
 
 __all__ = ["CORRUPTIONS", "corrupt", "gaussian_blur", "gaussian_noise", "impulse_noise", "rotate", "saturate"]
 
@@ -74,8 +77,8 @@ def gaussian_noise(
     if noise is None:
         generator = generator_for(0, "gaussian noise", device=images.device) if generator is None else generator
         noise = torch.randn(images.shape, generator=generator, device=generator.device, dtype=images.dtype) * std
-    elif noise.shape != images.shape:
-        raise ValueError(f"noise must have the shape of images, {tuple(images.shape)}, got {tuple(noise.shape)}")
+    else:
+        check_given("noise", noise, images.shape, "the shape of images")
     return images + noise.to(images)
 
 
@@ -143,8 +146,8 @@ def rotate(
     if signs is None:
         generator = generator_for(0, "rotation", device=images.device) if generator is None else generator
         signs = torch.randint(2, images.shape[:1], generator=generator, device=generator.device) * 2 - 1
-    elif signs.shape != images.shape[:1]:
-        raise ValueError(f"signs must have shape {tuple(images.shape[:1])}, got {tuple(signs.shape)}")
+    else:
+        check_given("signs", signs, images.shape[:1], "one value for each image")
     height, width = images.shape[2:]
     fixed_row, fixed_column = (32.0, 32.0) if center == "authors" else ((height - 1) / 2, (width - 1) / 2)
     angles = angle * signs.to(images)[:, None, None]
@@ -181,7 +184,10 @@ _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
 _RANDOM = ("gaussian_noise", "rotate", "impulse_noise")
 
 CORRUPTIONS = tuple(_FUNCTIONS)
-"""The names of the corruptions. [1] tests with all but the last, and can train with each."""
+"""The names of the corruptions.
+
+[1] tests with all but the last, and can train with each; and with ``spatter``, which is left out here.
+"""
 
 
 def _level(images: Tensor, severity: int, levels: tuple[Level, ...]) -> Level:
@@ -191,8 +197,8 @@ def _level(images: Tensor, severity: int, levels: tuple[Level, ...]) -> Level:
         raise TypeError(f"images must be a floating-point tensor of pixels in [0, 1], got {found}")
     if images.dim() != 4:
         raise ValueError(f"images must have shape (B, C, H, W), got shape {tuple(images.shape)}")
-    if severity not in range(1, len(levels) + 1):
-        raise ValueError(f"severity must be 1 to {len(levels)}, got {severity!r}")
+    if isinstance(severity, bool) or not isinstance(severity, Integral) or severity not in range(1, len(levels) + 1):
+        raise ValueError(f"severity must be an integer from 1 to {len(levels)}, got {severity!r}")
     return levels[severity - 1]
 
 

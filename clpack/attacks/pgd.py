@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from numbers import Integral, Real
 from typing import Literal, get_args
 
 import torch
@@ -20,6 +21,8 @@ from torch.nn import functional as F
 from clpack._checks import check_labeled_images
 from clpack.modes import evaluation_mode
 from clpack.randomness import generator_for
+
+from ._checks import check_given
 
 __all__ = ["pgd"]
 
@@ -55,7 +58,8 @@ def pgd(
 
     Args:
         model: maps images to logits ``(B, C)``. If it is a function and not a module, its mode is the caller's affair.
-        images: floating-point tensor of shape ``(B, ...)``, pixels in [0, 1], on the device of the model.
+        images: floating-point tensor of shape ``(B, ...)``, pixels in [0, 1], on the device of the model. The
+            range is not checked, which would be a host synchronization: values outside of it come back clamped.
         targets: int64 tensor of shape ``(B,)``, the true labels.
         eps: the largest change of a pixel, in units of pixels. With 0 the images come back bit for bit.
         step_size: change of a pixel in one step, in units of pixels.
@@ -73,7 +77,7 @@ def pgd(
 
     Raises:
         ValueError: if a shape or an option is wrong.
-        TypeError: if ``images`` or ``targets`` is of the wrong type.
+        TypeError: if ``images``, ``targets``, a number or ``start_noise`` is of the wrong type.
     """
     _check(images, targets, eps, step_size, steps, start_noise, mode)
     images = images.detach()
@@ -121,12 +125,16 @@ def _check(
     mode: Mode,
 ) -> None:
     check_labeled_images(images, targets, expected="a floating-point tensor of pixels in [0, 1]")
-    for name, value in (("eps", eps), ("step_size", step_size), ("steps", steps)):
+    for name, value, kind, expected in (
+        ("eps", eps, Real, "a number"),
+        ("step_size", step_size, Real, "a number"),
+        ("steps", steps, Integral, "an integer"),
+    ):
+        if isinstance(value, bool) or not isinstance(value, kind):
+            raise TypeError(f"{name} must be {expected}, got {value!r} of type {type(value).__name__}")
         if not value >= 0:
             raise ValueError(f"{name} must not be negative, got {value}")
-    if start_noise is not None and start_noise.shape != images.shape:
-        raise ValueError(
-            f"start_noise must have the shape of images, {tuple(images.shape)}, got {tuple(start_noise.shape)}"
-        )
+    if start_noise is not None:
+        check_given("start_noise", start_noise, images.shape, "the shape of images")
     if mode not in get_args(Mode):
         raise ValueError(f"mode must be 'eval' or 'current', got {mode!r}")

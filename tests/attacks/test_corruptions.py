@@ -96,18 +96,21 @@ def test_bad_arguments():
     images = torch.rand(2, 3, 8, 8)
     for arguments, options, message in (
         ((images, "gausian_blur"), {}, "unknown corruption 'gausian_blur': did you mean 'gaussian_blur'"),
-        ((images, "rotate", 0), {}, "severity must be 1 to 5, got 0"),
-        ((images, "rotate", 2.5), {}, "severity must be 1 to 5, got 2.5"),
+        ((images, "rotate", 0), {}, "severity must be an integer from 1 to 5, got 0"),
+        ((images, "rotate", 3.0), {}, "severity must be an integer from 1 to 5, got 3.0"),
+        ((images, "rotate", True), {}, "severity must be an integer from 1 to 5, got True"),
         ((images[0], "rotate"), {}, r"images must have shape \(B, C, H, W\), got shape \(3, 8, 8\)"),
         ((images[:, :1], "saturate"), {}, r"RGB images of shape \(B, 3, H, W\), got shape \(2, 1, 8, 8\)"),
         ((images, "saturate"), {"channels": "V"}, "channels must be 'HSV' or 'S', got 'V'"),
         ((images, "rotate"), {"center": "corner"}, "center must be 'authors' or 'image', got 'corner'"),
-        ((images, "rotate"), {"signs": torch.ones(3)}, r"signs must have shape \(2,\), got \(3,\)"),
+        ((images, "rotate"), {"signs": torch.ones(3)}, r"signs must have one value for each image, \(2,\), got \(3,\)"),
         ((images, "gaussian_noise"), {"noise": images[:1]}, r"noise must have the shape of images, \(2, 3, 8, 8\)"),
     ):
         with pytest.raises(ValueError, match=message):
             corrupt(*arguments, **options)
     with pytest.raises(TypeError, match="images must be a floating-point tensor .* got torch.uint8"):
         corrupt(images.byte(), "rotate")
+    with pytest.raises(TypeError, match=r"signs must be a tensor with one value for each image, \(2,\), got list"):
+        corrupt(images, "rotate", signs=[1, -1])
     with pytest.raises(TypeError, match="unexpected keyword argument 'channels'"):
         corrupt(images, "rotate", channels="S")

@@ -149,6 +149,15 @@ def test_bad_arguments(network):
     ):
         with pytest.raises(ValueError, match=message):
             pgd(model, images, **{"targets": targets, **options})
+    for options, message in (
+        ({"eps": "0.03"}, "eps must be a number, got '0.03' of type str"),
+        ({"step_size": None}, "step_size must be a number, got None of type NoneType"),
+        ({"steps": 2.5}, "steps must be an integer, got 2.5 of type float"),
+        ({"steps": True}, "steps must be an integer, got True of type bool"),
+        ({"start_noise": [0.1]}, r"start_noise must be a tensor with the shape of images, \(7, 2, 5, 5\), got list"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            pgd(model, images, targets, **options)
     with pytest.raises(TypeError, match="images must be a floating-point tensor .* got torch.uint8"):
         pgd(model, images.byte(), targets)
     with pytest.raises(TypeError, match="targets must be an int64 tensor of class labels, got torch.float32"):

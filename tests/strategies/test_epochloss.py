@@ -179,7 +179,8 @@ class TestRobustAccuracy:
         assert noisy.matrix[1, 1] == hits.double().mean().item()
         values = evaluator.get_last_metrics()
         assert values["Average_Accuracy/eval_phase/test_stream"] == clean.matrix[:, 1].mean()
-        assert values["Average_Accuracy_pgd/eval_phase/test_stream"] == robust.matrix[:, 1].mean()
+        options = "eps=0.1_step_size=0.05_steps=3"
+        assert values[f"Average_Accuracy_pgd_{options}/eval_phase/test_stream"] == robust.matrix[:, 1].mean()
 
     def test_repeats_itself_and_leaves_the_model_alone(self, make_stream, make_model):
         stream, results = make_stream(5), []
