@@ -95,7 +95,7 @@ class GenImageFiles:
         """Lists a folder as downloaded once for all tasks; what cannot be opened is warned about and left out."""
         folder = raw / split / form
         if folder not in self._listings:
-            tasks, strange = list_raw(folder, generator, split, form)
+            tasks, _, strange = list_raw(folder, generator, split, form)
             filled = [[file for file in files if is_filled(folder / file.name)] for files in tasks]
             n_empty = sum(map(len, tasks)) - sum(map(len, filled))
             if strange or n_empty:

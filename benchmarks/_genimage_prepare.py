@@ -63,16 +63,18 @@ class GenImageReport:
         images: number of images for each generator, split and form, over all tasks.
         missing: the classes without a single image: generator, task, split, form and wnid.
         skipped: the files that were not converted.
+        unused_images: number of images of the classes that no task uses; they are not opened.
         absent: the generators that are not in the download.
-        unused: the folders of the download that belong to no generator, such as one with a misspelt name.
+        unused_folders: the folders of the download that belong to no generator, such as one with a misspelt name.
     """
 
     folder: Path
     images: dict[tuple[str, Split, Form], int]
     missing: list[tuple[str, int, Split, Form, str]]
     skipped: list[Skipped]
+    unused_images: int
     absent: list[str]
-    unused: list[str]
+    unused_folders: list[str]
 
     def __str__(self) -> str:
         counts = [f"{generator} {split}/{form}: {n} images" for (generator, split, form), n in self.images.items()]
@@ -82,7 +84,9 @@ class GenImageReport:
             some = f"{', '.join(wnids[:3])}{', ...' if len(wnids) > 3 else ''}"
             missing.append(f"{generator} {split}/{form}: no image of {len(wnids)} classes of task {task}, {some}")
         absent = [f"not in the download: {', '.join(self.absent)}"] if self.absent else []
-        unused = [f"not used: {folder}, which belongs to no generator" for folder in self.unused]
+        unused = [f"not used: {folder}, which belongs to no generator" for folder in self.unused_folders]
+        if self.unused_images:
+            unused.append(f"not used: images of classes that no task has ({self.unused_images})")
         skipped = [f"skipped {path}: {reason}" for path, reason in self.skipped]
         summary = f"{sum(self.images.values())} images in {self.folder}, {len(self.skipped)} files skipped"
         return "\n".join([*counts, *missing, *absent, *unused, *skipped, summary])
@@ -176,8 +180,10 @@ def _prepare(
     parts: dict[Part, int] = {}
     unfinished: dict[Part, _Names] = {}
     skipped: dict[str, list[Skipped]] = {generator: [] for generator in sources}
-    for generator, listing, strange in _listings(raw, folder, sources):
+    unused_images = 0
+    for generator, listing, num_unused, strange in _listings(raw, folder, sources):
         skipped[generator] += strange
+        unused_images += num_unused
         for part, files in listing.items():
             parts[part] = len(files)
             if files and not _is_finished(part, files):
@@ -205,7 +211,7 @@ def _prepare(
         for part, names in unfinished.items():
             num_files = len(names.labels)
             _finish_part(part, num_files, itertools.islice(chunks, math.ceil(num_files / CHUNK)), advance)
-    report = _report(raw, folder, parts, skipped)
+    report = _report(raw, folder, parts, skipped, unused_images)
     for generator, entries in skipped.items():
         rows = io.StringIO(newline="")
         csv.writer(rows).writerows([Skipped._fields, *sorted(entries)])
@@ -215,16 +221,17 @@ def _prepare(
 
 def _listings(
     raw: Path, folder: Path, sources: dict[str, Path]
-) -> Iterator[tuple[str, dict[Part, list[RawFile]], list[Skipped]]]:
-    """Yields the generator, the parts with their files, and all other entries of one folder of a download at a time."""
+) -> Iterator[tuple[str, dict[Part, list[RawFile]], int, list[Skipped]]]:
+    """Yields generator, parts with their files, number of unused images, and all else of one folder at a time."""
     for (generator, source), split, form in itertools.product(sources.items(), SPLITS, FORMS):
-        tasks, strange = list_raw(source / split / form, generator, split, form)
+        tasks, num_unused, strange = list_raw(source / split / form, generator, split, form)
         listing = {}
         for task, files in enumerate(tasks):
             target = folder / generator / str(task) / split / form
             listing[Part(source / split / form, target, generator, task, split, form)] = files
         place = (source / split / form).relative_to(raw)
-        yield generator, listing, [Skipped(str(place / _readable(name)), "no image of GenImage") for name in strange]
+        others = [Skipped(str(place / _readable(name)), "no image of GenImage") for name in strange]
+        yield generator, listing, num_unused, others
 
 
 def _readable(name: str) -> str:
@@ -353,7 +360,9 @@ def _close_gaps(file: IO[bytes], ends: list[int]) -> None:
     file.truncate(offset(ends[-1]))
 
 
-def _report(raw: Path, folder: Path, parts: dict[Part, int], skipped: dict[str, list[Skipped]]) -> GenImageReport:
+def _report(
+    raw: Path, folder: Path, parts: dict[Part, int], skipped: dict[str, list[Skipped]], unused_images: int
+) -> GenImageReport:
     """Returns the report, and adds the files that were not converted to ``skipped``."""
     images: dict[tuple[str, Split, Form], int] = {}
     missing = []
@@ -367,7 +376,7 @@ def _report(raw: Path, folder: Path, parts: dict[Part, int], skipped: dict[str, 
         place = part.source.relative_to(raw)
         skipped[part.generator] += [Skipped(str(place / name), reason) for name, reason in manifest.get("skipped", [])]
     used = {part.source.relative_to(raw).parts[0] for part in parts}
-    unused = [
+    unused_folders = [
         _readable(entry.name)
         for entry in raw.iterdir()
         if entry.is_dir() and entry.name not in used and not folder.resolve().is_relative_to(entry.resolve())
@@ -377,6 +386,7 @@ def _report(raw: Path, folder: Path, parts: dict[Part, int], skipped: dict[str, 
         images,
         missing,
         sorted(itertools.chain.from_iterable(skipped.values())),
+        unused_images,
         [generator for generator in GENERATORS if generator not in skipped],
-        sorted(unused),
+        sorted(unused_folders),
     )

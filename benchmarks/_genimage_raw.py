@@ -53,7 +53,7 @@ def raw_folder(root: Path, generator: str) -> Path | None:
     return next(present, None)
 
 
-def list_raw(folder: Path, generator: str, split: Split, form: Form) -> tuple[list[list[RawFile]], list[str]]:
+def list_raw(folder: Path, generator: str, split: Split, form: Form) -> tuple[list[list[RawFile]], int, list[str]]:
     """Lists the images of a folder that holds all classes.
 
     Args:
@@ -63,11 +63,12 @@ def list_raw(folder: Path, generator: str, split: Split, form: Form) -> tuple[li
         form: ``"nature"`` or ``"ai"``.
 
     Returns:
-        The images of each task in the order of their names, and the names of all else: what GenImage calls no image
-        like, folders, and links to nothing. Images of the classes that no task uses are left out.
+        The images of each task in the order of their names, the number of images of classes that no task uses, and the
+        names of all else: what GenImage calls no image like, folders, and links to nothing.
     """
     used = task_and_label()
     tasks: list[list[RawFile]] = [[] for _ in range(TASKS)]
+    num_unused = 0
     strange = []
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -77,7 +78,9 @@ def list_raw(folder: Path, generator: str, split: Split, form: Form) -> tuple[li
             elif parsed[0] in used:
                 task, label = used[parsed[0]]
                 tasks[task].append(RawFile(entry.name, label))
-    return [sorted(files) for files in tasks], sorted(strange)
+            else:
+                num_unused += 1
+    return [sorted(files) for files in tasks], num_unused, sorted(strange)
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:

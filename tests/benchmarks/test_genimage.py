@@ -443,7 +443,9 @@ class TestPrepare:
         )
         assert "truncated" in report.skipped[-1].reason.lower()
         assert report.absent == ["Midjourney", "glide", "stable_diffusion_v_1_4", "VQDM"]
-        assert report.unused == []
+        assert report.unused_folders == []
+        assert report.unused_images == 1
+        assert "not used: images of classes that no task has (1)\n" in str(report)
         assert "ADM val/ai: no image of 100 classes of task 5, " in str(report)
         assert str(report).endswith(f"images in {prepared / 'genimage'}, 3 files skipped")
         lists = {name: (prepared / "genimage" / name / "skipped.csv").read_text() for name in ("ADM", "BigGAN")}
@@ -453,7 +455,7 @@ class TestPrepare:
         forge(tmp_path, "ADM", [])
         (tmp_path / "imagenet_ai_0419_bigan/train/ai").mkdir(parents=True)
         report = prepare_genimage(tmp_path, tmp_path / "out")
-        assert report.unused == ["imagenet_ai_0419_bigan"]
+        assert report.unused_folders == ["imagenet_ai_0419_bigan"]
         assert "not in the download: BigGAN, Midjourney, glide, stable_diffusion_v_1_4, VQDM\n" in str(report)
         assert "not used: imagenet_ai_0419_bigan, which belongs to no generator\n" in str(report)
         assert verify_genimage(tmp_path / "out") == []
