@@ -16,6 +16,8 @@ from avalanche.core import SupervisedPlugin
 from avalanche.training.plugins.evaluation import EvaluationPlugin, default_evaluator
 from torch import Tensor, nn
 
+from clpack.optim import Plateau
+
 from .adversarial import AdversarialTrainingPlugin
 from .heads import MultiHeadModel, with_head
 from .plateau import PlateauPlugin
@@ -138,7 +140,11 @@ class EpochLoss(Template):
         elif attack_options:
             raise ValueError(f"attack_options is {dict(attack_options)}, but no attack is given; name one")
         if plateau is not None:
-            own.append(PlateauPlugin(seed=seed, **plateau))
+            if not isinstance(plateau, Mapping):
+                raise TypeError(f"plateau must be the settings of PlateauPlugin as a dict, or None, got {plateau!r}")
+            schedule = PlateauPlugin(seed=seed, **plateau)
+            Plateau(lr, **schedule.options)  # complains at once if training could not even begin
+            own.append(schedule)
         super().__init__(
             model=model,
             optimizer=torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, nesterov=momentum > 0),

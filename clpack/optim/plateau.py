@@ -8,6 +8,7 @@ References:
 from __future__ import annotations
 
 import math
+from numbers import Integral
 from typing import Any, Literal
 
 __all__ = ["Plateau", "multistep_milestones"]
@@ -52,6 +53,7 @@ class Plateau:
 
     Raises:
         ValueError: if an argument is out of range.
+        TypeError: if epochs are no whole number.
     """
 
     def __init__(
@@ -60,6 +62,9 @@ class Plateau:
         for name, value in (("lr", lr), ("min_lr", min_lr), ("patience", patience), ("interval", interval)):
             if not value > 0:
                 raise ValueError(f"{name} must be positive, got {value}")
+        for name, value in (("patience", patience), ("interval", interval)):
+            if not isinstance(value, Integral):
+                raise TypeError(f"{name} must be a whole number of epochs, got {value!r}")
         if not 0.0 < factor < 1.0:
             raise ValueError(f"factor must be in (0, 1), got {factor}")
         if lr < min_lr:
