@@ -281,6 +281,11 @@ class Reference:
         mean: its mean.
         std: its standard deviation; None if there is none.
         source: where it comes from.
+        by_experience: mean and standard deviation of each experience, for a metric that is a mean over experiences: a
+            learning accuracy.
+
+    Raises:
+        ValueError: if another metric has values by experience.
     """
 
     row: str
@@ -289,6 +294,11 @@ class Reference:
     mean: float
     std: float | None = None
     source: str = ""
+    by_experience: tuple[tuple[float, float | None], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.by_experience and not self.metric.endswith("learning_accuracy"):
+            raise ValueError(f"by_experience is for learning accuracies, got it for {self.metric}; leave it out")
 
 
 @dataclass(frozen=True)

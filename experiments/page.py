@@ -11,7 +11,7 @@ from typing import Any
 import clpack
 
 from .figures import PictureGroup
-from .report import Cell, Table, metric_title
+from .report import Cell, Table, experience_table, metric_title
 
 __all__ = ["render_page"]
 
@@ -104,7 +104,17 @@ def _metric_table(table: Table, metric: str) -> str:
     heads = f"<tr><th>Method</th>{head}</tr>"
     if any(compared.values()):
         heads += f"<tr><th></th>{second}</tr>"
-    return f"<h2>{metric_title(metric)}</h2>{_table(heads, body)}"
+    single = "".join(_experience_table(table, column, metric) for column in table.columns)
+    return f"<h2>{metric_title(metric)}</h2>{_table(heads, body)}{single}"
+
+
+def _experience_table(table: Table, column: str, metric: str) -> str:
+    lines = [[escape(text) for text in line] for line in experience_table(table, column, metric)]
+    if not lines:
+        return ""
+    heads = f"<tr><th>{'</th><th>'.join(lines[0])}</th></tr>"
+    body = "".join(f"<tr><td>{'</td><td>'.join(line)}</td></tr>\n" for line in lines[1:])
+    return f'<details class="small"><summary>{lines[0][0]}</summary>{_table(heads, body)}</details>'
 
 
 def _notes(notes: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ import os
 import re
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ __all__ = [
     "Entry",
     "ReportPaths",
     "Table",
+    "experience_table",
     "load_tables",
     "markdown",
     "metric_title",
@@ -193,6 +194,22 @@ class Table:
             n_failed=sum(cell.status == "failed" for cell in cells),
             reference=references[0] if references else None,
         )
+
+    def by_experience(self, row: str, column: str, metric: str) -> list[Entry]:
+        """Returns an entry for each experience that has a reference of its own."""
+        entry = self.entry(row, column, metric)
+        if entry.reference is None:
+            return []
+        matrix = f"{metric.removesuffix('learning_accuracy')}accuracy_matrix"
+        results = [cell.content["result"].get(matrix, []) for cell in self.at(row, column) if cell.content is not None]
+        return [
+            replace(
+                entry,
+                values=tuple(METRICS[metric].scale * rows[index][index] for rows in results if index < len(rows)),
+                reference=Reference(row, column, metric, mean, std),
+            )
+            for index, (mean, std) in enumerate(entry.reference.by_experience)
+        ]
 
     def entries(self) -> list[Entry]:
         """Returns all entries that have cells: metric by metric, row by row."""
@@ -417,6 +434,23 @@ def metric_title(metric: str) -> str:
     return f"{kind.label} ({kind.unit}{better})"
 
 
+def experience_table(table: Table, column: str, metric: str) -> list[list[str]]:
+    """Returns head and lines of a table of single experiences with their references; empty without any."""
+    found = [(row, table.by_experience(row, column, metric)) for row in table.rows_with(metric)]
+    lines = [
+        line
+        for row, entries in found
+        if entries
+        for line in (
+            [row, "ours", *map(str, entries)],
+            ["", "reference", *(entry.printed_reference() for entry in entries)],
+        )
+    ]
+    if not lines:
+        return []
+    return [[f"{column}, by experience", "", *map(str, range(max(len(entries) for _, entries in found)))], *lines]
+
+
 def markdown(tables: Sequence[Table]) -> str:
     """Returns the tables as Markdown, one per metric."""
     return "\n".join(
@@ -428,6 +462,9 @@ def _markdown_body(table: Table, heading: str) -> str:
     lines: list[str] = []
     for metric in table.metrics:
         lines += [f"{heading} {metric_title(metric)}", "", *_markdown_table(table, metric), ""]
+        for column in table.columns:
+            if rows := experience_table(table, column, metric):
+                lines += [*_markdown_lines([rows[0], ["---", "---", *["---:"] * (len(rows[0]) - 2)], *rows[1:]]), ""]
     lines += [*(f"- {note}" for note in table.notes()), ""]
     failures = [
         f"- {cell.row} on {cell.column}, seed {cell.settings['seed']}: {cell.error}"
@@ -454,6 +491,10 @@ def _markdown_table(table: Table, metric: str) -> list[str]:
             if table.has_references(column, metric):
                 line += [entry.printed_reference(), entry.printed_difference()]
         lines.append(line)
+    return _markdown_lines(lines)
+
+
+def _markdown_lines(lines: Iterable[Sequence[str]]) -> list[str]:
     return ["| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines]
 
 

@@ -17,10 +17,11 @@ from torch.utils.data import DataLoader
 from clpack.modes import evaluation_mode
 from clpack.names import unknown_name
 from clpack.pruning import OnlineTrace, Trace, get_score
+from clpack.pruning.caper import check_options as check_caper_options
 
 from .data import SAMPLE_ID, dataset_field, decode_sample_ids
 
-__all__ = ["check_options", "make_recorder", "model_scores"]
+__all__ = ["check_layers", "check_options", "make_recorder", "model_scores"]
 
 
 class _TrainingErrors:
@@ -71,11 +72,15 @@ class _ForTask(nn.Module):
         return self.model(images, self.task_label) if isinstance(self.model, MultiTaskModule) else self.model(images)
 
 
+_FROM_DATA = ("model", "images", "targets")  # arguments of model scores that are no options
 _OF_ALL_SAMPLES = ("caper",)  # model scores that compare the samples with each other
 
 
 def check_options(score: str, options: Mapping[str, Any], *, known: bool) -> None:
-    """Raises unless the score takes the options; those of trace scores are checked where they are recorded."""
+    """Raises unless the score takes the options, and they are what they have to be as far as that can be known yet.
+
+    Those of trace scores are checked where they are recorded.
+    """
     entry = get_score(score)
     if score == "el2n":
         allowed = ["source"]
@@ -84,7 +89,7 @@ def check_options(score: str, options: Mapping[str, Any], *, known: bool) -> Non
     elif entry.running is not None:
         return
     else:
-        allowed = [name for name in inspect.signature(entry.function).parameters if name not in entry.requires]
+        allowed = [name for name in inspect.signature(entry.function).parameters if name not in _FROM_DATA]
     for name in options:
         if name not in allowed:
             what = "known scores" if known else f"score {score!r}"
@@ -92,13 +97,24 @@ def check_options(score: str, options: Mapping[str, Any], *, known: bool) -> Non
     source = options.get("source", "checkpoint")
     if source not in ("checkpoint", "training"):
         raise ValueError(f"score_options['source'] of el2n must be 'checkpoint' or 'training', got {source!r}")
+    check_caper_options(options)  # the gradient scores have two of them, batch_size and head
+
+
+def check_layers(model: nn.Module, options: Mapping[str, Any]) -> None:
+    """Raises unless the layers that options name are layers of the model."""
+    for name in ("layer", "head"):
+        if options.get(name) is not None and all(module is not options[name] for module in model.modules()):
+            raise ValueError(
+                f"score_options[{name!r}] must be a layer of the model that is trained, got another "
+                f"{type(options[name]).__name__}; take it from strategy.model"
+            )
 
 
 def make_recorder(num_samples: int, score: str, options: Mapping[str, Any]) -> Any:
     if score == "el2n":
         return _TrainingErrors(num_samples)
     if {"window", "interval"} & options.keys():
-        get_score(score).function(np.zeros((1, 1)), **options)  # complains at once
+        Trace(1).score(score, **options)  # complains at once
         return _WholeTrace(num_samples, score, options)
     return OnlineTrace(num_samples, score, **options)
 

@@ -40,7 +40,7 @@ from clpack.pruning.selection import cap_of_class, number_to_remove
 from clpack.randomness import generator_for
 
 from ._rows import check_ids, experience_file, keeping, num_rows, own_rows, rows_in_batch
-from ._scoring import check_options, make_recorder, model_scores
+from ._scoring import check_layers, check_options, make_recorder, model_scores
 from ._snapshot import Snapshot
 from .data import (
     attach_sample_ids,
@@ -121,8 +121,9 @@ class PruningPlugin(SupervisedPlugin):
         selections: the rows kept and removed, and their numbers by class, of each pruned experience.
 
     Raises:
-        ValueError: if an argument is out of range or there is no such score; in training, if a whole class would go,
-            everything would go, or known scores are missing or of another length.
+        ValueError: if an argument is out of range or there is no such score; in training, if a layer of
+            ``score_options`` is not one of the model, a whole class would go, everything would go, or known scores are
+            missing or of another length.
         TypeError: if ``selection`` cannot be called, or the score has no such option; in training, if the strategy
             holds something that cannot be put back, such as an open iterator.
         RuntimeError: in training, if a plugin after this one stops it while scoring.
@@ -224,6 +225,7 @@ class PruningPlugin(SupervisedPlugin):
         """Checks what goes together, and forgets a training that was interrupted."""
         if self._phase != "idle":
             self._abandon(strategy)
+        check_layers(strategy.model, self.score_options)
         plugins = list(strategy.plugins)
         if any(isinstance(plugin, RandomStreamsPlugin) for plugin in plugins[plugins.index(self) :]):
             raise ValueError("RandomStreamsPlugin must come before PruningPlugin; put it first in the plugin list")

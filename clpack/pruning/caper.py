@@ -9,7 +9,10 @@ References:
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+import math
+from collections.abc import Mapping
+from numbers import Integral, Real
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -21,7 +24,7 @@ from clpack.attacks import pgd
 from clpack.modes import evaluation_mode
 from clpack.randomness import generator_for
 
-__all__ = ["caper", "filter_prior"]
+__all__ = ["caper", "check_options", "filter_prior"]
 
 Perturbation = Literal["gaussian", "pgd"]
 
@@ -82,7 +85,8 @@ def caper(
         ValueError: if a shape or an option is wrong, or the layers do not fit together.
         TypeError: if an argument is of the wrong type.
     """
-    _check(images, targets, num_filters, num_trials, noise_std, batch_size, perturbation, noise)
+    check_options(locals())
+    _check_data(images, targets, num_trials, perturbation, noise)
     device = next((param.device for param in model.parameters()), images.device)
     if generator is None:
         generator = generator_for(0, "caper", device=device)
@@ -147,6 +151,37 @@ def filter_prior(weight: Tensor, *, num_filters: int | None = None) -> Tensor:
     return (prior - prior.min()) / (prior.max() - prior.min() + 1e-6)
 
 
+def check_options(options: Mapping[str, Any]) -> None:
+    """Checks what can be said of the options of :func:`caper` before there are a model and images.
+
+    Args:
+        options: some of them, by name; what has another name is left alone.
+
+    Raises:
+        ValueError: if one is out of range.
+        TypeError: if one is of the wrong type.
+    """
+    for name in ("layer", "head"):
+        if options.get(name) is not None:
+            _weight(name, options[name])
+    for name in ("num_filters", "num_trials", "batch_size"):
+        count = options.get(name, 1)
+        if isinstance(count, bool) or not isinstance(count, Integral):
+            raise TypeError(f"{name} must be an integer, at least 1, got {count!r}")
+        if int(count) < 1:
+            raise ValueError(f"{name} must be at least 1, got {count}")
+    noise_std = options.get("noise_std", 0.0)
+    if isinstance(noise_std, bool) or not isinstance(noise_std, Real):
+        raise TypeError(f"noise_std must be a number, got {noise_std!r}")
+    if not 0 <= float(noise_std) < math.inf:
+        raise ValueError(f"noise_std must be finite and not negative, got {noise_std}")
+    if options.get("perturbation", "gaussian") not in get_args(Perturbation):
+        raise ValueError(f"perturbation must be 'gaussian' or 'pgd', got {options['perturbation']!r}")
+    for name, kind in (("noise", Tensor), ("generator", torch.Generator)):
+        if not isinstance(options.get(name), kind | None):
+            raise TypeError(f"{name} must be a torch.{kind.__name__} or None, got {type(options[name]).__name__}")
+
+
 def _last_layers(model: nn.Module, x: Tensor) -> tuple[nn.Module, nn.Module]:
     """Returns the last two convolutional or linear layers that the model uses: of several heads only that of ``x``."""
     used: list[nn.Module] = []
@@ -185,28 +220,14 @@ def _activations(model: nn.Module, layer: nn.Module, x: Tensor) -> Tensor:
     return output.reshape(len(output), output.shape[1], -1)
 
 
-def _check(
-    images: Tensor,
-    targets: Tensor | None,
-    num_filters: int,
-    num_trials: int,
-    noise_std: float,
-    batch_size: int,
-    perturbation: Perturbation,
-    noise: Tensor | None,
+def _check_data(
+    images: Tensor, targets: Tensor | None, num_trials: int, perturbation: Perturbation, noise: Tensor | None
 ) -> None:
     if not isinstance(images, Tensor) or not images.is_floating_point():
         found = images.dtype if isinstance(images, Tensor) else type(images).__name__
         raise TypeError(f"images must be a floating-point tensor, got {found}")
     if len(images) == 0:
         raise ValueError("images is empty, expected at least one")
-    for name, value in (("num_filters", num_filters), ("num_trials", num_trials), ("batch_size", batch_size)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    if not noise_std >= 0:
-        raise ValueError(f"noise_std must not be negative, got {noise_std}")
-    if perturbation not in get_args(Perturbation):
-        raise ValueError(f"perturbation must be 'gaussian' or 'pgd', got {perturbation!r}")
     if perturbation == "pgd" and targets is None:
         raise ValueError("targets is missing: perturbation='pgd' needs the class labels of the samples")
     if targets is not None and targets.shape != images.shape[:1]:

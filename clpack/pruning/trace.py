@@ -13,6 +13,7 @@ import os
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clpack.files import atomic_path
+from clpack.names import unknown_name
 
 from ._running import Running, warn_undefined
 from ._stats import read_stats, write_stats
@@ -244,9 +246,11 @@ class Trace(_Recorder):
             options: of its function.
 
         Raises:
-            ValueError: if there is no such score, or it needs more than a trace.
+            ValueError: if there is no such score, it needs more than a trace, or an option is out of range.
+            TypeError: if it has no such option, or an option is of the wrong type.
         """
         score, _ = _trace_score(name)
+        _check_options(name, score, options)
         return score.function(self._channel(score.requires[0]), length=self.length, **options)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -384,17 +388,19 @@ class OnlineTrace(_Recorder):
         options: of the function of the score, without those that need the whole trace (``window``, ``interval``).
 
     Raises:
-        ValueError: if there is no such score, it needs more than a trace, or an option is unknown or wrong.
+        ValueError: if there is no such score, it needs more than a trace, or an option is out of range or needs the
+            whole trace.
+        TypeError: if it has no such option, or an option is of the wrong type.
     """
 
     def __init__(self, num_samples: int, score: str, **options: Any) -> None:
         super().__init__(num_samples)
         entry, running = _trace_score(score)
-        allowed = [*inspect.signature(running).parameters][1:]
-        if unknown := [name for name in options if name not in allowed]:
+        _check_options(score, entry, options)
+        if others := options.keys() - inspect.signature(running).parameters:
             raise ValueError(
-                f"score {score!r} has no option {unknown[0]!r} while training, only {allowed}; "
-                "for others record a Trace, and call its score method"
+                f"score {score!r} takes {' and '.join(sorted(others))} only with a whole trace; "
+                "record a Trace, and call its score method"
             )
         self._channel = entry.requires[0]
         self._running = running(num_samples, **options)
@@ -417,6 +423,7 @@ class OnlineTrace(_Recorder):
         vars(self._running).update(content)
 
 
+_RECORDED = (*_CHANNELS, "length")  # arguments of scores that are no options: the trace has them
 _STATS_KINDS = {"loss": float, "correct": int, "margin": float}
 
 
@@ -445,6 +452,18 @@ def _trace_score(name: str) -> tuple[Score, Callable[..., Running]]:
             f"call clpack.pruning.{score.function.__name__}"
         )
     return score, score.running
+
+
+def _check_options(name: str, score: Score, options: Mapping[str, Any]) -> None:
+    """Complains of options that the function of a trace score does not have, and of what is no number of rows."""
+    known = [option for option in inspect.signature(score.function).parameters if option not in _RECORDED]
+    for option, value in options.items():
+        if option not in known:
+            raise TypeError(unknown_name(f"option of score {name!r}", option, known))
+        if option not in ("window", "interval") or (option == "window" and value is None):
+            continue
+        if isinstance(value, bool) or not isinstance(value, Integral):
+            raise TypeError(f"{option} must be a number of presentations, at least 1, got {value!r}")
 
 
 def _read_only(array: NDArray[Any]) -> NDArray[Any]:

@@ -4,6 +4,8 @@ The preset "short" has clean training, without removal and with 40 % removed by 
 for some ten minutes of one processor core.
 """
 
+from dataclasses import replace
+
 from clpack.experiments.epochloss.cifake import CIFAKE_SHORT, CIFAKE_SMOKE, CIFAKE_STREAM
 from clpack.experiments.epochloss.substitution import substitution_table
 from clpack.experiments.epochloss.three_steps import METHODS, label
@@ -11,7 +13,7 @@ from clpack.experiments.epochloss.three_steps import METHODS, label
 EXPERIMENT = substitution_table(
     "epochloss/cifake_substitution",
     "Synthetic images instead of natural ones in SplitCIFAKE: a part of CIFAKE-FAKE for CIFAR-10 (JPEG)",
-    CIFAKE_STREAM,
+    replace(CIFAKE_STREAM, options={**CIFAKE_STREAM.options, "synthetic_tasks": 0}),
     n_tasks=5,
     presets={
         "short": {

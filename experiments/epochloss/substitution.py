@@ -37,14 +37,14 @@ def substitution_table(
     Args:
         name: of the table.
         title: of the table.
-        stream: a stream with the option ``synthetic_tasks``.
+        stream: a stream that takes the option ``synthetic_tasks``; it is that of the column without synthetic tasks.
         n_tasks: its number of tasks.
         presets: its presets; ``"smoke"`` has only what comes on top of the usual one.
         pretrained: whether the first task starts from weights trained on Tiny-ImageNet. Default: False.
         references: values to compare with.
     """
     removals = [("No removal", None), *((method, percent) for percent in PERCENTS for method in METHODS[1:])]
-    smoke = {"rows": smoke_rows(40), "columns": ("1 synthetic",)}
+    smoke = {"rows": smoke_rows(40), "columns": ("1 synthetic",), **presets.get("smoke", {})}
     return Experiment(
         name=name,
         title=title,
@@ -57,7 +57,7 @@ def substitution_table(
         columns=tuple(
             Column(
                 f"{count} synthetic",
-                replace(stream, options={**stream.options, "synthetic_tasks": count}),
+                replace(stream, options={**stream.options, "synthetic_tasks": count}) if count else stream,
                 NETWORK,
                 TRAINING,
                 x=count,
@@ -66,7 +66,7 @@ def substitution_table(
         ),
         seeds=(1, 2, 3),
         references=tuple(references),
-        presets={**presets, "smoke": {**SMOKE, **presets.get("smoke", {}), **smoke}},
+        presets={**presets, "smoke": {**SMOKE, **smoke}},
         metrics=(*ACCURACIES, "synthetic_learning_accuracy"),
         x_label="tasks with synthetic training images",
     )

@@ -18,6 +18,7 @@ from clpack.experiments.config import Component, Row, Sources
 
 __all__ = [
     "ACCURACIES",
+    "DIGITS_SMOKE",
     "METHODS",
     "NETWORK",
     "PAPER",
@@ -25,7 +26,6 @@ __all__ = [
     "PRETRAINING",
     "SHORT",
     "SMOKE",
-    "SMOKE_PRETRAINING",
     "TRAINING",
     "label",
     "row",
@@ -80,8 +80,16 @@ PRETRAINING = Sources(
     model=Component("GenImageResNet18"),
     stream=Component("SplitTinyImageNet", {"n_experiences": 1, "seed": 0}),
 )
-#: Pre-training for smoke runs, on images of GenImage itself: it needs no other data.
-SMOKE_PRETRAINING: Mapping[str, Any] = {"source.stream": "GenImageDisjoint"}
+#: Digits in place of GenImage and Tiny-ImageNet, for smoke runs that need no data: the test images validate, and there
+#: are no synthetic ones.
+DIGITS_SMOKE: Mapping[str, Any] = {
+    "stream": "SplitDigits",
+    "stream.return_task_id": True,
+    "stream.image_size": 16,
+    "strategy.stream_name": "test",
+    "source.stream": "SplitDigits",
+    "source.stream.image_size": 16,
+}
 
 
 def label(method: str, *, attacked: bool, percent: int | None = None) -> str:
@@ -97,11 +105,14 @@ def row(method: str, *, attacked: bool, percent: int | None = None, pretrained: 
         method: one of :data:`METHODS`.
         attacked: whether it trains and is tested on attacked images.
         percent: how much of the samples of each task is removed. Default: None, the columns say it.
-        pretrained: whether the first task starts from weights trained on Tiny-ImageNet. Default: False.
+        pretrained: whether the first task starts from weights trained on Tiny-ImageNet, as on GenImage, where random
+            removal has no condition on classes either. Default: False.
     """
     options: dict[str, Any] = {**_COMMON, **_REMOVAL.get(method, {}), **(_ATTACK if attacked else {})}
     if percent is not None and method in _REMOVAL:
         options["remove_fraction"] = percent / 100
+    if pretrained and method == "Random":
+        options["min_per_class"] = 0  # as in the authors' program, whole classes may go
     parts = [*["Pruning"] * (method in _REMOVAL), "Subnetworks", *["Adversarial"] * attacked, "Plateau"]
     return Row(
         label(method, attacked=attacked, percent=percent),

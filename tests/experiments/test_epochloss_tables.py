@@ -147,12 +147,18 @@ class TestReferences:
         assert len(found) == mean.size
         for i, percent in enumerate(PERCENTS):
             for j, method in enumerate(METHODS):
-                assert found[method, f"{percent} %"].mean == pytest.approx(mean[i, j], abs=0.06)
-                assert found[method, f"{percent} %"].std == pytest.approx(std[i, j], abs=0.06)
+                reference = found[method, f"{percent} %"]
+                assert (reference.mean, reference.std) == pytest.approx((mean[i, j], std[i, j]))
+                assert np.transpose(reference.by_experience) == pytest.approx(
+                    np.stack([published["fig2"][regime, i, j], published["fig2_err"][regime, i, j]])
+                )
         mean, std = means(published, "fig6", regime)
         found = self.references("epochloss/figure6", metric)
-        assert [each.mean for each in found.values()] == pytest.approx(mean.tolist(), abs=0.06)
-        assert [each.std for each in found.values()] == pytest.approx(std.tolist(), abs=0.06)
+        assert [each.mean for each in found.values()] == pytest.approx(mean.tolist())
+        assert [each.std for each in found.values()] == pytest.approx(std.tolist())
+        single = np.array([each.by_experience for each in found.values()], dtype=float)  # None is NaN
+        np.testing.assert_allclose(single[..., 0], published["fig6"][regime])
+        np.testing.assert_allclose(single[..., 1], published["fig6_err"][regime])
 
     def test_figure_5(self, published, regime, metric):
         values = published["fig5"][regime]
@@ -169,6 +175,7 @@ def test_figures_2_and_5_share_their_natural_cells():
     substitution = tables.get("epochloss/figure5").cells()
     assert len(removal) == 3 * 2 * 10
     assert len({config.key() for config in substitution}) == 3 * 2 * 10 * 7
+    assert removal == {config.key() for config in substitution if config.column == "0 synthetic"}
 
 
 def test_a_setting_of_the_attack_reaches_only_the_cells_that_attack():
@@ -193,6 +200,23 @@ def test_the_smallest_run_on_cifake(tmp_path, monkeypatch):
     assert {outcome.status for outcome in summary.outcomes} == {"done"}, summary
     text = markdown(load_tables(tmp_path))
     assert "CIFAR-10 (JPEG) as natural images, a part of CIFAKE-FAKE as synthetic ones" in text
+
+
+def test_random_removal_has_no_condition_on_classes():
+    for config in tables.get("epochloss/figure2").cells():
+        assert config.strategy.options.get("min_per_class") == (0 if "Random" in config.row else None)
+
+
+def test_the_smallest_runs_of_the_figures_need_no_data(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.delenv("CLPACK_DATA", raising=False)
+    for figure in (2, 3, 5, 6):
+        table = tables.get(f"epochloss/figure{figure}")
+        summary = run_experiment(table, preset="smoke", out=tmp_path)
+        assert not summary.with_status("failed"), summary
+        store = ResultStore(tmp_path)
+        for config in table.cells(preset="smoke"):
+            assert store.result(config.key())["result"]["metrics"]["learning_accuracy"] > 0.1
 
 
 @pytest.mark.parametrize("preset", ["paper", "short"])

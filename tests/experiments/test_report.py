@@ -491,6 +491,32 @@ def test_lines_and_their_names_can_be_told_apart(n_rows, store, drawn):
     assert 0 <= box.y0 < box.y1 <= figure.bbox.height
 
 
+def test_references_of_single_experiences(store):
+    tasks = ((88.0, 1.5), (61.0, None))
+    table = dataclasses.replace(
+        TABLE,
+        references=(Reference("SGD", "Permuted", "learning_accuracy", 74.5, 1.0, "a plot", by_experience=tasks),),
+        metrics=("learning_accuracy",),
+    )
+    plan = _plan(table, table.cells(), "paper", {})
+    store.save_plan(plan["name"], plan)
+    for cell, accuracy in zip(table.cells(), (0.6, 0.7, 0.8, 0.8), strict=True):
+        finish(store, cell, accuracy, 0.1)
+    paths = report(store.root)
+    expected = """\
+    | Permuted, by experience |  | 0 | 1 |
+    | --- | --- | ---: | ---: |
+    | SGD | ours | 90.00 ± 0.00 | 65.00 ± 5.00 |
+    |  | reference | 88.00 ± 1.50 | 61.00 |
+
+    - Mean"""
+    assert textwrap.dedent(expected) in paths.markdown.read_text()
+    page = paths.html.read_text()
+    assert "<tr><td></td><td>reference</td><td>88.00 ± 1.50</td><td>61.00</td></tr>" in page
+    with pytest.raises(ValueError, match="by_experience is for learning accuracies, got it for forgetting"):
+        Reference("SGD", "Permuted", "forgetting", 0.5, by_experience=tasks)
+
+
 def test_the_ledger(full):
     (table,) = load_tables(full.root)
     text = ledger([table])

@@ -160,7 +160,7 @@ def test_bad_arguments(network):
         (lambda: caper(model, images[:0]), "images is empty"),
         (lambda: caper(model, images, num_trials=0), "num_trials must be at least 1, got 0"),
         (lambda: caper(model, images, batch_size=0), "batch_size must be at least 1, got 0"),
-        (lambda: caper(model, images, noise_std=-1), "noise_std must not be negative, got -1"),
+        (lambda: caper(model, images, noise_std=-1), "noise_std must be finite and not negative, got -1"),
         (lambda: caper(model, images, perturbation="pdg"), "perturbation must be 'gaussian' or 'pgd', got 'pdg'"),
         (lambda: caper(model, images, perturbation="pgd"), "targets is missing: perturbation='pgd' needs"),
         (lambda: caper(model, images, targets[:2]), r"one label per image, shape \(6,\), got \(2,\)"),

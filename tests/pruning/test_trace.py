@@ -393,7 +393,7 @@ def test_bad_arguments():
         OnlineTrace(3, "mlj")
     with pytest.raises(ValueError, match="'el2n' needs probabilities, targets.*call clpack.pruning.el2n"):
         OnlineTrace(3, "el2n")
-    with pytest.raises(ValueError, match="'epoch_loss' has no option 'window' while training.*record a Trace"):
+    with pytest.raises(ValueError, match="'epoch_loss' takes window only with a whole trace; record a Trace"):
         OnlineTrace(3, "epoch_loss", window=3)
     with pytest.raises(ValueError, match="kind must be"):
         OnlineTrace(3, "mli", kind="largest")

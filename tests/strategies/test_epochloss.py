@@ -399,9 +399,7 @@ class TestEpochLoss:
     def test_a_schedule_that_cannot_begin(self):
         with pytest.raises(ValueError, match="lr must be at least min_lr = 0.0001, got 1e-05"):
             epochloss(lr=1e-5, plateau={})
-        with pytest.raises(
-            TypeError, match="plateau must be .* a dict, or None, got False"
-        ):
+        with pytest.raises(TypeError, match="plateau must be .* a dict, or None, got False"):
             epochloss(plateau=False)
         with pytest.raises(TypeError, match="interval must be a whole number of epochs, got 2.5"):
             PlateauPlugin(interval=2.5)

@@ -425,19 +425,41 @@ class TestPruning:
             ({"remove": "most"}, "'highest', 'lowest'"),
             ({"class_cap": "equal"}, "'balanced'"),
             ({"min_per_class": -1}, "must not be negative"),
-            ({"score_options": {"kind": "consecutive"}}, "no option 'kind'"),
+            ({"score_options": {"kind": "consecutive"}}, "option of score 'epoch_loss' 'kind': .* window, interval"),
+            ({"score_options": {"windw": 2}}, "did you mean 'window'"),
+            ({"score_options": {"window": 2, "length": 3}}, "unknown option of score 'epoch_loss' 'length'"),
+            ({"score": "epoch_accuracy", "score_options": {"interval": "a"}}, "interval must be a number of pres.*'a'"),
+            ({"score_options": {"interval": 0}}, "interval must be a number of presentations, at least 1, got 0"),
             ({"score": "el2n", "score_options": {"source": "test"}}, "'checkpoint' or 'training'"),
             ({"remove_fraction": 0.5, "selection": coverage_centric}, "got both"),
             ({"min_per_class": 3, "selection": coverage_centric}, "got both"),
             ({"score": "el2n", "score_options": {"sorce": "training"}}, "source"),
             ({"score": "random", "score_options": {"window": 2}}, "option of score 'random'"),
             ({"score": "grand", "score_options": {"batchsize": 2}}, "batch_size"),
+            ({"score": "grand", "score_options": {"targets": None}}, "unknown option .* 'targets'"),
+            ({"score": "grand", "score_options": {"head": "linear"}}, "head must be a conv.* or linear layer, got str"),
+            ({"score": "gradient_loss", "score_options": {"batch_size": 0}}, "batch_size must be at least 1, got 0"),
+            ({"score": "caper", "score_options": {"targets": None}}, "unknown option of score 'caper' 'targets'"),
+            ({"score": "caper", "score_options": {"perturbation": "gauss"}}, "'gaussian' or 'pgd', got 'gauss'"),
+            ({"score": "caper", "score_options": {"num_trials": 0}}, "num_trials must be at least 1, got 0"),
+            ({"score": "caper", "score_options": {"num_filters": 2.5}}, "num_filters must be an integer"),
+            ({"score": "caper", "score_options": {"noise_std": -1}}, "noise_std must be finite and not negative"),
+            ({"score": "caper", "score_options": {"noise_std": "a"}}, "noise_std must be a number, got 'a'"),
+            ({"score": "caper", "score_options": {"layer": "layer4"}}, "layer must be a conv.* layer, got str"),
+            ({"score": "caper", "score_options": {"generator": 1}}, "generator must be a torch.Generator or None, got"),
             ({"scores": {0: [1.0]}, "score_options": {"window": 2}}, "known scores"),
         ],
     )
     def test_bad_arguments(self, options, message):
         with pytest.raises((ValueError, TypeError), match=message):
             PruningPlugin(**options)
+
+    def test_layers_must_be_those_of_the_model(self, make_stream, make_model):
+        watch = Watch()
+        plugin = PruningPlugin("grand", score_options={"head": nn.Linear(3, 2)})
+        with pytest.raises(ValueError, match=r"score_options\['head'\] must be a layer of the model"):
+            naive(make_model(), [watch, plugin]).train(make_stream(2).train_stream[0])
+        assert not watch.batches  # before any training
 
     @pytest.mark.parametrize("fraction", [0.875, 0.95])
     def test_nearly_all_can_go(self, make_stream, make_model, fraction):
